@@ -1,0 +1,1 @@
+//! The node: keystore, verdict, the lifecycle of the database process, rotation, snapshots, proof.

@@ -1,0 +1,2 @@
+//! keyward: the command line.
+fn main() {}

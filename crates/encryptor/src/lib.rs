@@ -1,0 +1,1 @@
+//! The WiredTiger extension: a WT_ENCRYPTOR whose database keys come from the agent.

@@ -1,0 +1,1 @@
+//! The port to a key service: the trait KeyService and its Azure Key Vault client.

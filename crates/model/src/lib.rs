@@ -1,0 +1,16 @@
+//! Words of keyward as types: key identifiers, evidence, the verdict, node status.
+//!
+//! Owns every decision that is a function of values and `now`. It must never read the clock, the disk, the
+//! network or a random source, and it has no type that can hold key material.
+
+pub mod evidence;
+pub mod key_identifier;
+pub mod status;
+pub mod time;
+pub mod verdict;
+
+pub use evidence::{Class, Evidence, Weight};
+pub use key_identifier::{KeyIdentifier, KeyIdentifierError};
+pub use status::{NodeState, NodeStatus};
+pub use time::{BootInstant, Timestamp};
+pub use verdict::{Judgement, RevocationPolicy, Verdict};
