@@ -199,12 +199,12 @@ impl Class {
             Class::ApplicationDeleted => {
                 "the application is not in the tenant (deleted, or the tenant is wrong)"
             }
-            Class::TimedOut => "the vault did not answer in time",
-            Class::ConnectionFailed => "no connection to the vault",
-            Class::NameNotResolved => "the vault's name does not resolve",
-            Class::TlsFailed => "no secure connection to the vault",
+            Class::TimedOut => "no answer in time",
+            Class::ConnectionFailed => "no connection",
+            Class::NameNotResolved => "the name of the vault or of Entra ID does not resolve",
+            Class::TlsFailed => "no secure connection (TLS)",
             Class::Unauthorized => "the vault refused a fresh token",
-            Class::Throttled => "the vault is throttling requests",
+            Class::Throttled => "requests are being throttled",
             Class::ServerFault => "the vault had a fault of its own",
             Class::DirectoryUnavailable => "Entra ID is unavailable",
             Class::DeniedByFirewall => "the vault's firewall refuses this host's address",
@@ -216,7 +216,7 @@ impl Class {
                 "the customer key has expired or is not yet valid: it unwraps, but wraps nothing"
             }
             Class::BadCiphertext => "the vault could not unwrap the stored ciphertext",
-            Class::Malformed => "the vault gave an answer that makes no sense",
+            Class::Malformed => "an answer came that makes no sense",
         }
     }
 
@@ -242,7 +242,7 @@ impl Class {
                 "restore the application in Entra ID, or correct the client and tenant id"
             }
             Class::TimedOut | Class::ConnectionFailed => {
-                "check the network from this host to the vault; the database runs on"
+                "check the network from this host to the vault and to Entra ID; the database runs on"
             }
             Class::NameNotResolved => {
                 "check DNS on this host, and that the vault still exists; the database runs on"
@@ -277,6 +277,9 @@ pub struct Evidence {
     pub class: Class,
     /// The customer key that was asked for.
     pub key_identifier: KeyIdentifier,
+    /// Who was asked: the host of the vault, of Entra ID or of ARM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// HTTP status, when there was an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_status: Option<u16>,
@@ -298,4 +301,113 @@ pub struct Evidence {
     /// The provider's own message, shortened to 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// DESIGN rules 3 and 4, class by class. A new class has to be put in here by hand.
+    #[test]
+    fn weights_are_as_the_rules_say() {
+        use Weight::{Denial, Neutral, Strong, Success};
+        let table = [
+            (Class::Success, Success),
+            (Class::KeyDisabled, Strong),
+            (Class::KeyDeleted, Strong),
+            (Class::VaultDeleted, Strong),
+            (Class::ApplicationDisabled, Strong),
+            (Class::DeniedByPolicy, Denial),
+            (Class::DeniedByRbac, Denial),
+            (Class::OperationTakenOff, Denial),
+            (Class::KeyPurged, Denial),
+            (Class::ApplicationDeleted, Denial),
+            (Class::TimedOut, Neutral),
+            (Class::ConnectionFailed, Neutral),
+            (Class::NameNotResolved, Neutral),
+            (Class::TlsFailed, Neutral),
+            (Class::Unauthorized, Neutral),
+            (Class::Throttled, Neutral),
+            (Class::ServerFault, Neutral),
+            (Class::DirectoryUnavailable, Neutral),
+            (Class::DeniedByFirewall, Neutral),
+            (Class::DeniedByPrivateLink, Neutral),
+            (Class::ClientSecretExpired, Neutral),
+            (Class::CredentialRejected, Neutral),
+            (Class::Misconfigured, Neutral),
+            (Class::KeyNotCurrent, Neutral),
+            (Class::BadCiphertext, Neutral),
+            (Class::Malformed, Neutral),
+        ];
+        assert_eq!(table.map(|(class, _)| class), Class::ALL, "the table has every class, in order");
+        for (class, weight) in table {
+            assert_eq!(class.weight(), weight, "{class:?}");
+        }
+    }
+
+    /// Whatever weighs towards a revocation is the customer's to give back; what is ours never weighs.
+    #[test]
+    fn only_what_the_customer_can_mend_weighs() {
+        for class in Class::ALL {
+            match class.weight() {
+                Weight::Strong | Weight::Denial => assert_eq!(class.actor(), Actor::Customer, "{class:?}"),
+                Weight::Success => assert_eq!(class.actor(), Actor::Nobody, "{class:?}"),
+                Weight::Neutral => assert_ne!(class.actor(), Actor::Nobody, "{class:?}"),
+            }
+        }
+    }
+
+    /// Every class has words of its own, fit to stand in a sentence and after `hint:`.
+    #[test]
+    fn every_class_has_text_and_hint() {
+        let mut texts = std::collections::HashSet::new();
+        for class in Class::ALL {
+            assert!(texts.insert(class.text()), "{class:?} shares its text");
+            for words in [class.text(), class.hint()] {
+                assert!(!words.is_empty() && words.len() < 120, "{class:?}: {words}");
+                assert!(!words.ends_with('.') && words.trim() == words, "{class:?}: {words}");
+            }
+        }
+    }
+
+    /// The names in JSON are part of the status's format.
+    #[test]
+    fn names_in_json() {
+        let names = serde_json::to_string(&Class::ALL).unwrap();
+        assert_eq!(
+            names,
+            concat!(
+                r#"["success","keyDisabled","keyDeleted","vaultDeleted","applicationDisabled","deniedByPolicy","#,
+                r#""deniedByRbac","operationTakenOff","keyPurged","applicationDeleted","timedOut","#,
+                r#""connectionFailed","nameNotResolved","tlsFailed","unauthorized","throttled","serverFault","#,
+                r#""directoryUnavailable","deniedByFirewall","deniedByPrivateLink","clientSecretExpired","#,
+                r#""credentialRejected","misconfigured","keyNotCurrent","badCiphertext","malformed"]"#
+            )
+        );
+    }
+
+    #[test]
+    fn evidence_leaves_out_what_is_not_known() {
+        let evidence = Evidence {
+            at: Timestamp::from_epoch_ms(1_800_000_000_000),
+            class: Class::TimedOut,
+            key_identifier: "https://v.vault.azure.net/keys/k/0123456789abcdef0123456789abcdef"
+                .parse()
+                .unwrap(),
+            host: None,
+            http_status: None,
+            code: None,
+            inner_code: None,
+            region: None,
+            request_id: None,
+            token_age_s: None,
+            message: None,
+        };
+        let text = serde_json::to_string(&evidence).unwrap();
+        assert_eq!(
+            text,
+            r#"{"at":"2027-01-15T08:00:00Z","class":"timedOut","keyIdentifier":"https://v.vault.azure.net/keys/k/0123456789abcdef0123456789abcdef"}"#
+        );
+        assert_eq!(serde_json::from_str::<Evidence>(&text).unwrap(), evidence);
+    }
 }

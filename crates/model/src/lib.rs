@@ -5,6 +5,7 @@
 
 pub mod evidence;
 pub mod key_identifier;
+pub mod lifecycle;
 pub mod status;
 pub mod time;
 pub mod verdict;

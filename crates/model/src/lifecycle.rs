@@ -1,0 +1,798 @@
+//! The life of a node: when its engine is started and stopped, when its keys are asked for and wiped.
+//!
+//! Owns every decision about it as one total function, [`Lifecycle::on`]. It does nothing itself: it returns
+//! [`Effect`]s, and the shell reports each outcome back as an [`Event`]. Times are milliseconds of the boot
+//! clock.
+//!
+//! ```text
+//!   keys     Absent ──Unlock──▶ Unlocking ──ok──▶ Held ──(engine gone, not wanted)──▶ Absent
+//!                                │    ▲
+//!                     unavailable▼    │due, or the key answers
+//!                               Retrying
+//!
+//!   engine   Down ──Spawn──▶ Spawning ──▶ AwaitingHello ──hello──▶ Up
+//!             ▲ ▲                              │ │                 │ │
+//!             │ └──CoolingDown ◀───crash───────┘─│─────────────────┘ │
+//!             └───────────────── Stopping ◀──────┴────StopEngine─────┘
+//! ```
+
+use crate::{Class, NodeState};
+
+/// How long a started engine may take until its encryptor says hello, unless the shell says otherwise.
+pub const HELLO_TIMEOUT_MS: u64 = 120_000;
+/// Crashes in a row after which the node gives up.
+pub const MAX_CRASHES: u32 = 5;
+/// An engine that ran this long was no part of a row of crashes.
+pub const STABLE_MS: u64 = 600_000;
+
+const FIRST_RETRY_MS: u64 = 1_000;
+const LONGEST_RETRY_MS: u64 = 60_000;
+
+/// What the operator wants of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The engine should run whenever the customer key allows it.
+    Running,
+    /// The engine should not run.
+    Stopped,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An engine of this node was found running at the start of the agent.
+    EngineFound {
+        /// Whether its encryptor had said hello to an earlier agent.
+        hello_seen: bool,
+    },
+    /// The operator wants the node running; also clears a failure.
+    StartAsked,
+    /// The operator wants the node stopped.
+    StopAsked,
+    /// Work on the files needs the engine stopped for a while.
+    HoldAsked {
+        /// For `reason`.
+        why: String,
+    },
+    /// That work is over.
+    HoldReleased,
+    /// [`Effect::Unlock`] ended.
+    Unlocked(Result<(), UnlockFailure>),
+    /// [`Effect::Spawn`] ended: the process exists, or the sentence says why it does not.
+    Spawned(Result<(), String>),
+    /// The engine's encryptor said hello.
+    HelloSeen,
+    /// The engine is gone.
+    EngineEnded {
+        /// How it ended.
+        text: String,
+    },
+    /// The verdict was decided anew.
+    Judged {
+        /// The evidence that says the key was taken away, when the verdict is `Revoked`.
+        revoked: Option<Class>,
+        /// Whether the customer key answered just now.
+        answers: bool,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// Why the master key could not be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnlockFailure {
+    /// The customer's side said no.
+    Refused(Class),
+    /// Nobody said anything definite: try again.
+    Unavailable(Class),
+    /// Trying again is of no use (keystore missing, damaged, replayed): what to do is in the sentence.
+    Broken(String),
+}
+
+/// Something to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Open the keystore with the customer key; report [`Event::Unlocked`].
+    Unlock,
+    /// Start the engine; report [`Event::Spawned`], later [`Event::EngineEnded`].
+    Spawn,
+    /// Stop the engine cleanly, kill it after the grace time; report [`Event::EngineEnded`].
+    StopEngine,
+    /// Wipe master and database keys from memory.
+    WipeKeys,
+}
+
+/// What the agent has of the node's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keys {
+    /// None in memory.
+    Absent,
+    /// Being asked for; `attempt` counts from 0.
+    Unlocking {
+        /// Failed attempts before this one.
+        attempt: u32,
+    },
+    /// Not to be had now.
+    Retrying {
+        /// When to ask again.
+        at_ms: u64,
+        /// Failed attempts.
+        attempt: u32,
+        /// What the last one saw.
+        class: Class,
+    },
+    /// The engine runs, but the keystore cannot be opened at all.
+    Broken(String),
+    /// In memory.
+    Held,
+}
+
+/// Where the database process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnginePhase {
+    /// There is none.
+    Down,
+    /// It is being started.
+    Spawning,
+    /// It exists; its encryptor has not said hello.
+    AwaitingHello {
+        /// When it is stopped for that.
+        deadline_ms: u64,
+    },
+    /// It runs.
+    Up {
+        /// Since when.
+        since_ms: u64,
+    },
+    /// It is being stopped.
+    Stopping,
+    /// It ended by itself and is started again.
+    CoolingDown {
+        /// When.
+        at_ms: u64,
+        /// How it ended.
+        text: String,
+    },
+}
+
+/// The machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    wanted: Wanted,
+    hold: Option<String>,
+    revoked: Option<Class>,
+    failed: Option<String>,
+    keys: Keys,
+    engine: EnginePhase,
+    crashes: u32,
+    hello_timeout_ms: u64,
+    stopped_reason: String,
+}
+
+impl Lifecycle {
+    /// A node of which nothing runs yet. `revoked` is what an earlier agent remembered; `stopped_reason` is what
+    /// status says while the operator wants it stopped. Send [`Event::EngineFound`] or [`Event::Tick`] next.
+    pub fn new(wanted: Wanted, revoked: Option<Class>, hello_timeout_ms: u64, stopped_reason: &str) -> Self {
+        Self {
+            wanted,
+            hold: None,
+            revoked,
+            failed: None,
+            keys: Keys::Absent,
+            engine: EnginePhase::Down,
+            crashes: 0,
+            hello_timeout_ms,
+            stopped_reason: stopped_reason.to_owned(),
+        }
+    }
+
+    /// Takes in what happened at `now_ms` and says what to do, in order.
+    pub fn on(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
+        self.take_in(event, now_ms);
+        let mut effects = Vec::new();
+        while let Some(effect) = self.next_step(now_ms) {
+            effects.extend(effect);
+        }
+        effects
+    }
+
+    /// When to send [`Event::Tick`] at the latest.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let keys = match &self.keys {
+            Keys::Retrying { at_ms, .. } => Some(*at_ms),
+            Keys::Absent | Keys::Unlocking { .. } | Keys::Broken(_) | Keys::Held => None,
+        };
+        let engine = match &self.engine {
+            EnginePhase::AwaitingHello { deadline_ms } => Some(*deadline_ms),
+            EnginePhase::CoolingDown { at_ms, .. } => Some(*at_ms),
+            EnginePhase::Down | EnginePhase::Spawning | EnginePhase::Up { .. } | EnginePhase::Stopping => {
+                None
+            }
+        };
+        keys.into_iter().chain(engine).min()
+    }
+
+    /// The state as status shows it.
+    pub fn state(&self) -> NodeState {
+        match &self.engine {
+            EnginePhase::Up { .. } | EnginePhase::Stopping => return NodeState::Running,
+            EnginePhase::Spawning | EnginePhase::AwaitingHello { .. } => return NodeState::Starting,
+            EnginePhase::Down | EnginePhase::CoolingDown { .. } => {}
+        }
+        if self.wanted == Wanted::Stopped {
+            NodeState::Stopped
+        } else if self.revoked.is_some() {
+            NodeState::StoppedRevoked
+        } else if self.failed.is_some() {
+            NodeState::Failed
+        } else if self.hold.is_some() {
+            NodeState::Stopped
+        } else {
+            match &self.keys {
+                Keys::Retrying { .. } => NodeState::WaitingForCustomerKey,
+                Keys::Unlocking { attempt } if *attempt > 0 => NodeState::WaitingForCustomerKey,
+                Keys::Unlocking { .. } | Keys::Absent | Keys::Held | Keys::Broken(_) => NodeState::Starting,
+            }
+        }
+    }
+
+    /// Why the state is what it is, for a person.
+    pub fn reason(&self) -> String {
+        match &self.engine {
+            EnginePhase::Stopping => {
+                return match (&self.revoked, &self.failed, &self.hold) {
+                    (Some(class), _, _) => format!("stopping: {}", class.text()),
+                    (None, Some(text), _) => format!("stopping: {text}"),
+                    (None, None, Some(why)) => format!("stopping: {why}"),
+                    (None, None, None) => "stopping: the operator asked for it".to_owned(),
+                };
+            }
+            EnginePhase::Up { .. } => {
+                return match &self.keys {
+                    Keys::Held => "the engine runs".to_owned(),
+                    Keys::Absent | Keys::Unlocking { .. } => {
+                        "the engine runs; the master key is being asked for".to_owned()
+                    }
+                    Keys::Retrying { class, .. } => {
+                        format!("the engine runs; the agent has no master key: {}", class.text())
+                    }
+                    Keys::Broken(text) => format!("the engine runs; the agent has no master key: {text}"),
+                };
+            }
+            EnginePhase::Spawning => return "the engine is being started".to_owned(),
+            EnginePhase::AwaitingHello { .. } => return "waiting for the engine's encryptor".to_owned(),
+            EnginePhase::Down | EnginePhase::CoolingDown { .. } => {}
+        }
+        if self.wanted == Wanted::Stopped {
+            return self.stopped_reason.clone();
+        }
+        if let Some(class) = self.revoked {
+            return class.text().to_owned();
+        }
+        if let Some(text) = &self.failed {
+            return text.clone();
+        }
+        if let Some(why) = &self.hold {
+            return why.clone();
+        }
+        if let EnginePhase::CoolingDown { text, .. } = &self.engine {
+            return format!(
+                "the engine ended by itself ({text}); start {} of {MAX_CRASHES} follows",
+                self.crashes + 1
+            );
+        }
+        match &self.keys {
+            Keys::Retrying { class, attempt, .. } => {
+                format!("{} ({attempt} attempts so far)", class.text())
+            }
+            Keys::Unlocking { .. } => "asking for the master key".to_owned(),
+            Keys::Broken(text) => text.clone(),
+            Keys::Absent | Keys::Held => "starting".to_owned(),
+        }
+    }
+
+    /// What the operator wants.
+    pub fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
+    /// Why the customer key counts as taken away, if it does.
+    pub fn revoked(&self) -> Option<Class> {
+        self.revoked
+    }
+
+    /// What the agent has of the keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Where the process is.
+    pub fn engine(&self) -> &EnginePhase {
+        &self.engine
+    }
+
+    /// Whether the engine is to run now, as far as operator and customer are concerned.
+    pub fn may_run(&self) -> bool {
+        self.wanted == Wanted::Running
+            && self.hold.is_none()
+            && self.revoked.is_none()
+            && self.failed.is_none()
+    }
+
+    fn take_in(&mut self, event: Event, now_ms: u64) {
+        match event {
+            Event::EngineFound { hello_seen } => {
+                if matches!(self.engine, EnginePhase::Down) {
+                    self.engine = if hello_seen {
+                        EnginePhase::Up { since_ms: now_ms }
+                    } else {
+                        EnginePhase::AwaitingHello {
+                            deadline_ms: now_ms.saturating_add(self.hello_timeout_ms),
+                        }
+                    };
+                }
+            }
+            Event::StartAsked => {
+                self.wanted = Wanted::Running;
+                self.failed = None;
+                self.crashes = 0;
+                if let Keys::Retrying { at_ms, .. } = &mut self.keys {
+                    *at_ms = now_ms;
+                }
+                if matches!(self.keys, Keys::Broken(_)) {
+                    self.keys = Keys::Absent;
+                }
+            }
+            Event::StopAsked => {
+                self.wanted = Wanted::Stopped;
+                self.failed = None;
+                self.stopped_reason = "the operator stopped it".to_owned();
+            }
+            Event::HoldAsked { why } => self.hold = Some(why),
+            Event::HoldReleased => self.hold = None,
+            Event::Unlocked(outcome) => self.unlocked(outcome, now_ms),
+            Event::Spawned(outcome) => {
+                if matches!(self.engine, EnginePhase::Spawning) {
+                    match outcome {
+                        Ok(()) => {
+                            self.engine = EnginePhase::AwaitingHello {
+                                deadline_ms: now_ms.saturating_add(self.hello_timeout_ms),
+                            };
+                        }
+                        Err(text) => {
+                            self.engine = EnginePhase::Down;
+                            self.failed = Some(text);
+                        }
+                    }
+                }
+            }
+            Event::HelloSeen => {
+                if matches!(self.engine, EnginePhase::AwaitingHello { .. }) {
+                    self.engine = EnginePhase::Up { since_ms: now_ms };
+                }
+            }
+            Event::EngineEnded { text } => self.ended(text, now_ms),
+            Event::Judged { revoked, answers } => {
+                self.revoked = revoked;
+                if answers && let Keys::Retrying { at_ms, .. } = &mut self.keys {
+                    *at_ms = now_ms;
+                }
+            }
+            Event::Tick => {}
+        }
+    }
+
+    fn unlocked(&mut self, outcome: Result<(), UnlockFailure>, now_ms: u64) {
+        let Keys::Unlocking { attempt } = self.keys else { return };
+        let engine_is_down = matches!(self.engine, EnginePhase::Down | EnginePhase::CoolingDown { .. });
+        let later = |class| Keys::Retrying {
+            at_ms: now_ms.saturating_add(retry_delay_ms(attempt)),
+            attempt: attempt.saturating_add(1),
+            class,
+        };
+        match outcome {
+            Ok(()) => self.keys = Keys::Held,
+            // No key is in memory: one refusal is enough. With a running engine the windows of the verdict hold.
+            Err(UnlockFailure::Refused(class)) if engine_is_down => {
+                self.keys = Keys::Absent;
+                self.revoked = Some(class);
+            }
+            Err(UnlockFailure::Refused(class) | UnlockFailure::Unavailable(class)) => {
+                self.keys = later(class)
+            }
+            Err(UnlockFailure::Broken(text)) if engine_is_down => {
+                self.keys = Keys::Absent;
+                self.failed = Some(text);
+            }
+            Err(UnlockFailure::Broken(text)) => self.keys = Keys::Broken(text),
+        }
+    }
+
+    fn ended(&mut self, text: String, now_ms: u64) {
+        match &self.engine {
+            EnginePhase::Stopping => self.engine = EnginePhase::Down,
+            EnginePhase::AwaitingHello { .. } | EnginePhase::Up { .. } => {
+                if let EnginePhase::Up { since_ms } = self.engine
+                    && now_ms.saturating_sub(since_ms) >= STABLE_MS
+                {
+                    self.crashes = 0;
+                }
+                self.crashes = self.crashes.saturating_add(1);
+                if self.crashes >= MAX_CRASHES {
+                    self.engine = EnginePhase::Down;
+                    self.failed = Some(format!("the engine ended by itself {MAX_CRASHES} times: {text}"));
+                } else {
+                    let at_ms = now_ms.saturating_add(retry_delay_ms(self.crashes - 1));
+                    self.engine = EnginePhase::CoolingDown { at_ms, text };
+                }
+            }
+            EnginePhase::Down | EnginePhase::Spawning | EnginePhase::CoolingDown { .. } => {}
+        }
+    }
+
+    /// One step towards what is wanted; `None` when there is nothing to do now. `Some(None)` is a step without an
+    /// effect. At most four steps follow one event, as each moves `engine` or `keys` on.
+    fn next_step(&mut self, now_ms: u64) -> Option<Option<Effect>> {
+        if !self.may_run() {
+            return match (&self.engine, &self.keys) {
+                (EnginePhase::AwaitingHello { .. } | EnginePhase::Up { .. }, _) => {
+                    self.engine = EnginePhase::Stopping;
+                    Some(Some(Effect::StopEngine))
+                }
+                (EnginePhase::CoolingDown { .. }, _) => {
+                    self.engine = EnginePhase::Down;
+                    Some(None)
+                }
+                (EnginePhase::Down, Keys::Retrying { .. } | Keys::Broken(_)) => {
+                    self.keys = Keys::Absent;
+                    Some(None)
+                }
+                // During a hold the keys stay: the engine must come back even if the vault is down by then.
+                (EnginePhase::Down, Keys::Held) if !self.only_held_back() => {
+                    self.keys = Keys::Absent;
+                    Some(Some(Effect::WipeKeys))
+                }
+                (EnginePhase::Down, Keys::Held | Keys::Absent | Keys::Unlocking { .. })
+                | (EnginePhase::Spawning | EnginePhase::Stopping, _) => None,
+            };
+        }
+        match &self.engine {
+            EnginePhase::AwaitingHello { deadline_ms } if *deadline_ms <= now_ms => {
+                let seconds = self.hello_timeout_ms / 1000;
+                self.failed = Some(format!("the engine's encryptor did not say hello within {seconds} s"));
+                return Some(None);
+            }
+            EnginePhase::CoolingDown { at_ms, .. } if *at_ms <= now_ms => {
+                self.engine = EnginePhase::Down;
+                return Some(None);
+            }
+            EnginePhase::Down if self.keys == Keys::Held => {
+                self.engine = EnginePhase::Spawning;
+                return Some(Some(Effect::Spawn));
+            }
+            EnginePhase::Down
+            | EnginePhase::Spawning
+            | EnginePhase::AwaitingHello { .. }
+            | EnginePhase::Up { .. }
+            | EnginePhase::CoolingDown { .. } => {}
+            EnginePhase::Stopping => return None,
+        }
+        match &self.keys {
+            Keys::Absent => {
+                self.keys = Keys::Unlocking { attempt: 0 };
+                Some(Some(Effect::Unlock))
+            }
+            Keys::Retrying { at_ms, attempt, .. } if *at_ms <= now_ms => {
+                self.keys = Keys::Unlocking { attempt: *attempt };
+                Some(Some(Effect::Unlock))
+            }
+            Keys::Retrying { .. } | Keys::Unlocking { .. } | Keys::Broken(_) | Keys::Held => None,
+        }
+    }
+
+    fn only_held_back(&self) -> bool {
+        self.hold.is_some()
+            && self.wanted == Wanted::Running
+            && self.revoked.is_none()
+            && self.failed.is_none()
+    }
+}
+
+/// 1, 2, 4 … 60 seconds.
+fn retry_delay_ms(failures: u32) -> u64 {
+    FIRST_RETRY_MS.saturating_mul(1 << failures.min(10)).min(LONGEST_RETRY_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node() -> Lifecycle {
+        Lifecycle::new(Wanted::Running, None, HELLO_TIMEOUT_MS, "")
+    }
+
+    fn running() -> Lifecycle {
+        let mut node = node();
+        assert_eq!(node.on(Event::Tick, 0), [Effect::Unlock]);
+        assert_eq!(node.on(Event::Unlocked(Ok(())), 10), [Effect::Spawn]);
+        assert_eq!(node.on(Event::Spawned(Ok(())), 20), []);
+        assert_eq!(node.state(), NodeState::Starting);
+        assert_eq!(node.on(Event::HelloSeen, 30), []);
+        assert_eq!(node.state(), NodeState::Running);
+        node
+    }
+
+    #[test]
+    fn a_revoked_key_stops_the_engine_before_the_keys_are_wiped() {
+        let mut node = running();
+        let judged = Event::Judged { revoked: Some(Class::KeyDisabled), answers: false };
+        assert_eq!(node.on(judged, 40), [Effect::StopEngine]);
+        assert_eq!(
+            (node.state(), node.reason()),
+            (NodeState::Running, "stopping: the customer key is disabled".into())
+        );
+        assert_eq!(node.on(Event::EngineEnded { text: String::new() }, 50), [Effect::WipeKeys]);
+        assert_eq!(node.state(), NodeState::StoppedRevoked);
+        assert_eq!(node.on(Event::Tick, 1_000_000), []);
+        assert_eq!(node.on(Event::Judged { revoked: None, answers: true }, 1_000_001), [Effect::Unlock]);
+    }
+
+    #[test]
+    fn a_key_refused_at_start_is_obeyed_at_once() {
+        let mut node = node();
+        node.on(Event::Tick, 0);
+        assert_eq!(node.on(Event::Unlocked(Err(UnlockFailure::Refused(Class::DeniedByRbac))), 1), []);
+        assert_eq!(node.state(), NodeState::StoppedRevoked);
+    }
+
+    #[test]
+    fn an_outage_at_start_is_waited_out() {
+        let mut node = node();
+        node.on(Event::Tick, 0);
+        assert_eq!(node.on(Event::Unlocked(Err(UnlockFailure::Unavailable(Class::TimedOut))), 1), []);
+        assert_eq!((node.state(), node.next_tick_ms()), (NodeState::WaitingForCustomerKey, Some(1_001)));
+        assert_eq!(node.on(Event::Tick, 1_000), []);
+        assert_eq!(node.on(Event::Tick, 1_001), [Effect::Unlock]);
+        assert_eq!(node.state(), NodeState::WaitingForCustomerKey);
+        node.on(Event::Unlocked(Err(UnlockFailure::Unavailable(Class::TimedOut))), 1_002);
+        assert_eq!(node.next_tick_ms(), Some(3_002));
+        assert_eq!(node.on(Event::Judged { revoked: None, answers: true }, 1_500), [Effect::Unlock]);
+        assert_eq!(node.on(Event::Unlocked(Ok(())), 1_600), [Effect::Spawn]);
+    }
+
+    #[test]
+    fn an_adopted_engine_outlives_an_outage_and_a_damaged_keystore() {
+        for failure in [
+            UnlockFailure::Unavailable(Class::ConnectionFailed),
+            UnlockFailure::Refused(Class::KeyDisabled),
+            UnlockFailure::Broken("the keystore is damaged".into()),
+        ] {
+            let mut node = node();
+            assert_eq!(node.on(Event::EngineFound { hello_seen: true }, 0), [Effect::Unlock]);
+            assert_eq!(node.on(Event::Unlocked(Err(failure)), 1), []);
+            assert_eq!(node.state(), NodeState::Running);
+            assert_ne!(node.keys(), &Keys::Held);
+        }
+    }
+
+    #[test]
+    fn an_engine_without_hello_is_stopped_and_named() {
+        let mut node = node();
+        node.on(Event::Tick, 0);
+        node.on(Event::Unlocked(Ok(())), 0);
+        node.on(Event::Spawned(Ok(())), 0);
+        assert_eq!(node.on(Event::Tick, HELLO_TIMEOUT_MS), [Effect::StopEngine]);
+        assert_eq!(node.on(Event::EngineEnded { text: String::new() }, HELLO_TIMEOUT_MS), [Effect::WipeKeys]);
+        assert_eq!(node.state(), NodeState::Failed);
+        assert_eq!(node.reason(), "the engine's encryptor did not say hello within 120 s");
+        assert_eq!(node.on(Event::StartAsked, HELLO_TIMEOUT_MS), [Effect::Unlock]);
+    }
+
+    #[test]
+    fn crashes_are_followed_by_a_bounded_number_of_starts() {
+        let mut node = running();
+        let mut now = 100;
+        for crash in 1..MAX_CRASHES {
+            assert_eq!(node.on(Event::EngineEnded { text: "signal 11".into() }, now), []);
+            let due = node.next_tick_ms().expect("a start follows");
+            assert_eq!(due, now + (1_000 << (crash - 1)));
+            assert_eq!(node.on(Event::Tick, due), [Effect::Spawn]);
+            node.on(Event::Spawned(Ok(())), due);
+            node.on(Event::HelloSeen, due);
+            now = due + 1;
+        }
+        assert_eq!(node.on(Event::EngineEnded { text: "signal 11".into() }, now), [Effect::WipeKeys]);
+        assert_eq!(node.state(), NodeState::Failed);
+
+        let mut node = running();
+        for hour in 1..100 {
+            node.on(Event::EngineEnded { text: "signal 11".into() }, hour * 3_600_000);
+            let due = node.next_tick_ms().expect("far apart, crashes are no row");
+            node.on(Event::Tick, due);
+            node.on(Event::Spawned(Ok(())), due);
+            node.on(Event::HelloSeen, due);
+        }
+    }
+
+    #[test]
+    fn a_hold_keeps_the_keys_and_a_stop_wipes_them() {
+        let mut node = running();
+        assert_eq!(node.on(Event::HoldAsked { why: "snapshot".into() }, 40), [Effect::StopEngine]);
+        assert_eq!(node.on(Event::EngineEnded { text: String::new() }, 50), []);
+        assert_eq!((node.state(), node.reason()), (NodeState::Stopped, "snapshot".into()));
+        assert_eq!(node.on(Event::HoldReleased, 60), [Effect::Spawn]);
+
+        let mut node = running();
+        assert_eq!(node.on(Event::StopAsked, 40), [Effect::StopEngine]);
+        assert_eq!(node.on(Event::EngineEnded { text: String::new() }, 50), [Effect::WipeKeys]);
+        assert_eq!(node.state(), NodeState::Stopped);
+        assert_eq!(node.on(Event::StartAsked, 60), [Effect::Unlock]);
+    }
+
+    fn any_class() -> impl Strategy<Value = Class> {
+        proptest::sample::select(Class::ALL.to_vec())
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            2 => Just(Event::StartAsked),
+            1 => Just(Event::StopAsked),
+            1 => Just(Event::HoldAsked { why: "h".into() }),
+            2 => Just(Event::HoldReleased),
+            1 => any::<bool>().prop_map(|hello_seen| Event::EngineFound { hello_seen }),
+            4 => Just(Event::Unlocked(Ok(()))),
+            1 => any_class().prop_map(|c| Event::Unlocked(Err(UnlockFailure::Refused(c)))),
+            1 => any_class().prop_map(|c| Event::Unlocked(Err(UnlockFailure::Unavailable(c)))),
+            1 => Just(Event::Unlocked(Err(UnlockFailure::Broken("b".into())))),
+            4 => Just(Event::Spawned(Ok(()))),
+            1 => Just(Event::Spawned(Err("s".into()))),
+            4 => Just(Event::HelloSeen),
+            3 => Just(Event::EngineEnded { text: "e".into() }),
+            1 => any_class().prop_map(|c| Event::Judged { revoked: Some(c), answers: false }),
+            2 => any::<bool>().prop_map(|answers| Event::Judged { revoked: None, answers }),
+            3 => Just(Event::Tick),
+        ]
+    }
+
+    /// The world around the machine, as far as it may be relied on.
+    #[derive(Default)]
+    struct World {
+        unlocking: bool,
+        spawning: bool,
+        process: bool,
+        keys: bool,
+    }
+
+    impl World {
+        /// Whether a shell could report this event now.
+        fn can_happen(&self, event: &Event) -> bool {
+            match event {
+                Event::Unlocked(_) => self.unlocking,
+                Event::Spawned(_) => self.spawning,
+                Event::HelloSeen | Event::EngineEnded { .. } => self.process,
+                Event::EngineFound { .. } => false,
+                Event::StartAsked
+                | Event::StopAsked
+                | Event::HoldAsked { .. }
+                | Event::HoldReleased
+                | Event::Judged { .. }
+                | Event::Tick => true,
+            }
+        }
+
+        fn before(&mut self, event: &Event) {
+            match event {
+                Event::Unlocked(outcome) => (self.unlocking, self.keys) = (false, outcome.is_ok()),
+                Event::Spawned(outcome) => (self.spawning, self.process) = (false, outcome.is_ok()),
+                Event::EngineEnded { .. } => self.process = false,
+                Event::EngineFound { .. } => self.process = true,
+                Event::HelloSeen
+                | Event::StartAsked
+                | Event::StopAsked
+                | Event::HoldAsked { .. }
+                | Event::HoldReleased
+                | Event::Judged { .. }
+                | Event::Tick => {}
+            }
+        }
+
+        fn obey(&mut self, effect: Effect, node: &Lifecycle) {
+            match effect {
+                Effect::Unlock => {
+                    assert!(!self.unlocking && !self.keys, "one unlock at a time, and only when needed");
+                    self.unlocking = true;
+                }
+                Effect::Spawn => {
+                    assert!(!self.process && !self.spawning, "one process at a time");
+                    assert!(self.keys, "no engine without keys");
+                    assert!(node.may_run(), "no engine against the verdict or the operator");
+                    self.spawning = true;
+                }
+                Effect::StopEngine => {
+                    assert!(self.process);
+                    assert!(!node.may_run(), "nothing but a revocation, a failure or the operator stops it");
+                }
+                Effect::WipeKeys => {
+                    assert!(!self.process && !self.spawning, "keys go after the engine");
+                    self.keys = false;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_events_breaks_the_rules(
+            adopted in any::<Option<bool>>(),
+            events in proptest::collection::vec((any_event(), 0u64..200_000), 0..120),
+        ) {
+            let mut node = node();
+            let mut world = World::default();
+            let mut now = 0;
+            let first = adopted.map_or(Event::Tick, |hello_seen| Event::EngineFound { hello_seen });
+            for (event, later) in std::iter::once((first, 0)).chain(events) {
+                if !world.can_happen(&event) && now > 0 {
+                    continue;
+                }
+                now += later + 1;
+                let outage = matches!(
+                    event,
+                    Event::Judged { revoked: None, .. } | Event::Unlocked(Err(UnlockFailure::Unavailable(_)))
+                );
+                let was_up = matches!(node.engine(), EnginePhase::Up { .. });
+                let might_run = node.may_run();
+                world.before(&event);
+                let effects = node.on(event, now);
+                prop_assert!(effects.len() <= 3);
+                if outage && was_up && might_run {
+                    prop_assert!(!effects.contains(&Effect::StopEngine), "an outage stops nothing");
+                }
+                for effect in effects {
+                    world.obey(effect, &node);
+                }
+                // Settled: what is revoked has no key left once the process is gone.
+                if node.revoked.is_some() && !world.process && !world.spawning {
+                    prop_assert!(!world.keys, "keys are wiped after a revocation");
+                }
+                prop_assert_eq!(node.on(Event::Tick, now), [], "a tick without time changes nothing");
+                prop_assert!(!node.reason().is_empty() || node.wanted() == Wanted::Stopped);
+            }
+            // Liveness: with the key back, the operator willing and every effect succeeding, the node runs.
+            let mut queue = vec![
+                Event::HoldReleased,
+                Event::Judged { revoked: None, answers: true },
+                Event::StartAsked,
+            ];
+            if matches!(node.engine(), EnginePhase::Stopping) {
+                queue.push(Event::EngineEnded { text: String::new() });
+            }
+            if world.unlocking { queue.push(Event::Unlocked(Ok(()))); }
+            if world.spawning { queue.push(Event::Spawned(Ok(()))); queue.push(Event::HelloSeen); }
+            if matches!(node.engine(), EnginePhase::AwaitingHello { .. }) { queue.push(Event::HelloSeen); }
+            let mut rounds = 0;
+            while !matches!((node.state(), node.keys()), (NodeState::Running, Keys::Held)) || !queue.is_empty() {
+                rounds += 1;
+                prop_assert!(rounds < 100, "stuck: {node:?}");
+                let event = if queue.is_empty() {
+                    now = node.next_tick_ms().unwrap_or(now).max(now);
+                    Event::Tick
+                } else {
+                    queue.remove(0)
+                };
+                for effect in node.on(event, now) {
+                    match effect {
+                        Effect::Unlock => queue.push(Event::Unlocked(Ok(()))),
+                        Effect::Spawn => {
+                            queue.push(Event::Spawned(Ok(())));
+                            queue.push(Event::HelloSeen);
+                        }
+                        Effect::StopEngine => queue.push(Event::EngineEnded { text: String::new() }),
+                        Effect::WipeKeys => {}
+                    }
+                }
+            }
+        }
+    }
+}
