@@ -1,0 +1,77 @@
+//! The signed assertion by which a client certificate proves itself (Entra ID, "Microsoft identity platform
+//! application authentication certificate credentials").
+
+use aws_lc_rs::{
+    digest,
+    rand::SystemRandom,
+    signature::{RSA_PSS_SHA256, RsaKeyPair},
+};
+use data_encoding::BASE64URL_NOPAD;
+use keyward_model::Timestamp;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+
+/// How long an assertion is good for, in seconds; Entra ID allows ten minutes.
+const LIFETIME_S: i64 = 300;
+
+/// Why no assertion could be made from a certificate file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AssertionError {
+    #[error("holds no certificate in PEM form")]
+    NoCertificate,
+    #[error("holds no private key in PEM form")]
+    NoPrivateKey,
+    #[error("the private key is not an RSA key of 2048 to 8192 bits")]
+    NotRsa,
+    #[error("the private key does not belong to the first certificate, or could not sign")]
+    CannotSign,
+}
+
+/// A JWT, signed PS256, that says that we are `client_id`, to whoever is `audience`.
+pub(super) fn make_assertion(
+    pem: &SecretString,
+    client_id: &str,
+    audience: &str,
+    now: jiff::Timestamp,
+) -> Result<SecretString, AssertionError> {
+    let pem = pem.expose_secret().as_bytes();
+    let certificate = CertificateDer::from_pem_slice(pem).map_err(|_| AssertionError::NoCertificate)?;
+    let private_key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| AssertionError::NoPrivateKey)?;
+    let key_pair = match &private_key {
+        PrivateKeyDer::Pkcs8(der) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
+        PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
+        PrivateKeyDer::Sec1(_) | _ => return Err(AssertionError::NotRsa),
+    }
+    .map_err(|_| AssertionError::NotRsa)?;
+    let thumbprint = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, &certificate).as_ref());
+    let header = json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": thumbprint });
+    let claims = json!({
+        "aud": audience,
+        "iss": client_id,
+        "sub": client_id,
+        "jti": uuid::Uuid::new_v4(),
+        "iat": now.as_second(),
+        "nbf": now.as_second(),
+        "exp": now.as_second() + LIFETIME_S,
+    });
+    let mut token = format!(
+        "{}.{}",
+        BASE64URL_NOPAD.encode(header.to_string().as_bytes()),
+        BASE64URL_NOPAD.encode(claims.to_string().as_bytes())
+    );
+    let mut signature = vec![0; key_pair.public_modulus_len()];
+    key_pair
+        .sign(&RSA_PSS_SHA256, &SystemRandom::new(), token.as_bytes(), &mut signature)
+        .map_err(|_| AssertionError::CannotSign)?;
+    token.push('.');
+    token.push_str(&BASE64URL_NOPAD.encode(&signature));
+    Ok(SecretString::from(token))
+}
+
+/// When the first certificate in `pem` ends.
+pub(super) fn certificate_end(pem: &SecretString) -> Option<Timestamp> {
+    let certificate = CertificateDer::from_pem_slice(pem.expose_secret().as_bytes()).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+    Some(Timestamp::from_epoch_ms(certificate.validity().not_after.timestamp().saturating_mul(1000)))
+}

@@ -1,0 +1,338 @@
+//! Where the customer key lives and as whom to ask for it.
+
+use std::{path::PathBuf, time::Duration};
+
+use url::Url;
+
+/// How to reach a customer key in Azure. Holds paths of secrets, never a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureConfig {
+    /// The tenant that the vault and the application belong to: a GUID. Vaults of another tenant are refused.
+    pub tenant_id: String,
+    /// The application (client) id. Not used by [`Credential::ManagedIdentity`].
+    pub client_id: String,
+    /// How the application proves itself.
+    pub credential: Credential,
+    /// Which Azure.
+    pub cloud: Cloud,
+    /// PEM file of certificate authorities to trust: besides the host's own, with [`Cloud::Custom`] only these.
+    pub ca_file: Option<PathBuf>,
+    /// The vault's subscription; with `resource_group` it allows looking at the vault through ARM.
+    pub subscription_id: Option<String>,
+    /// The vault's resource group.
+    pub resource_group: Option<String>,
+    /// The longest one HTTP exchange may take.
+    pub call_timeout: Duration,
+}
+
+/// How the application proves itself to Entra ID. Files are read anew for every token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// A file that holds a client secret; surrounding white space is ignored.
+    ClientSecretFile(PathBuf),
+    /// A PEM file with the certificate, first, and its RSA private key (PKCS #8 or PKCS #1).
+    Certificate {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The identity that Azure gave this machine.
+    ManagedIdentity {
+        /// Which one, when the machine has several.
+        client_id: Option<String>,
+        /// The metadata service; `None` is Azure's `http://169.254.169.254`.
+        endpoint: Option<Url>,
+    },
+    /// Workload federation: a file with a token of another issuer, as `AZURE_FEDERATED_TOKEN_FILE` names it.
+    Federated {
+        /// Where it is.
+        token_file: PathBuf,
+    },
+}
+
+/// Which Azure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one per process")]
+pub enum Cloud {
+    /// The public one.
+    Azure,
+    /// Operated by 21Vianet.
+    AzureChina,
+    /// US government.
+    AzureUsGovernment,
+    /// Another one: a development vault.
+    Custom(Endpoints),
+}
+
+/// The places of one Azure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Entra ID, `https://HOST[:PORT]`.
+    pub authority: Url,
+    /// Azure Resource Manager, `https://HOST[:PORT]`.
+    pub arm_url: Url,
+    /// What a vault's host must be (`localhost:8443`) or end in (`.vault.azure.net`).
+    pub vault_host: String,
+    /// The audience of vault tokens, as the vault's challenge names it (`https://vault.azure.net`).
+    pub vault_resource: String,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `tenant_id` is no GUID.
+    #[error("the tenant id `{0}` is not a GUID")]
+    TenantId(String),
+    /// `client_id` is no GUID.
+    #[error("the client id `{0}` is not a GUID")]
+    ClientId(String),
+    /// One of subscription and resource group without the other.
+    #[error("subscription id and resource group must be given together")]
+    HalfOfArm,
+    /// An endpoint that is not `https://HOST[:PORT]`.
+    #[error("`{0}` is not https://HOST[:PORT]")]
+    NotHttps(Url),
+    /// The certificate authorities could not be read.
+    #[error("no certificate could be read from {path}")]
+    CaFile {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The certificate authorities file holds none.
+    #[error("{0} holds no certificate")]
+    NoCa(PathBuf),
+    /// TLS could not be set up.
+    #[error("TLS could not be set up")]
+    Tls(#[source] rustls::Error),
+    /// The HTTP client could not be set up.
+    #[error("the HTTP client could not be set up")]
+    Http(#[source] reqwest::Error),
+}
+
+impl ConfigError {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ConfigError::TenantId(_) => "copy the tenant id from Entra ID's overview page",
+            ConfigError::ClientId(_) => "copy the application (client) id from the app registration",
+            ConfigError::HalfOfArm => "give both subscription_id and resource_group, or neither",
+            ConfigError::NotHttps(_) => "give scheme, host and port only; tokens are sent over TLS alone",
+            ConfigError::CaFile { .. } | ConfigError::NoCa(_) => {
+                "ca_file must be a readable PEM file with at least one certificate"
+            }
+            ConfigError::Tls(_) => {
+                "install the host's CA certificates (package ca-certificates), or give ca_file"
+            }
+            ConfigError::Http(_) => "report it",
+        }
+    }
+}
+
+/// [`Endpoints`] as they are used: more than one authority may be named by a vault, paths are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Authorities that a challenge may name; tokens are fetched from the first.
+    pub(super) authorities: Vec<Url>,
+    pub(super) arm: Url,
+    vault_host: String,
+    /// Without a trailing slash.
+    pub(super) vault_resource: String,
+}
+
+impl Places {
+    /// Whether `host` (`HOST[:PORT]`) is a vault of this cloud.
+    pub(super) fn is_vault(&self, host: &str) -> bool {
+        match self.vault_host.strip_prefix('.') {
+            Some(suffix) => host
+                .strip_suffix(suffix)
+                .and_then(|label| label.strip_suffix('.'))
+                .is_some_and(|label| !label.is_empty() && !label.contains('.')),
+            None => host == self.vault_host,
+        }
+    }
+
+    /// What a vault's host must look like, for a message.
+    pub(super) fn vault_pattern(&self) -> String {
+        if self.vault_host.starts_with('.') {
+            format!("VAULT{}", self.vault_host)
+        } else {
+            self.vault_host.clone()
+        }
+    }
+}
+
+impl AzureConfig {
+    /// Everything that is wrong with this configuration by itself; files are not looked at.
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let mut found = Vec::new();
+        if uuid::Uuid::try_parse(&self.tenant_id).is_err() {
+            found.push(ConfigError::TenantId(self.tenant_id.clone()));
+        }
+        let used_client_id = match &self.credential {
+            Credential::ManagedIdentity { client_id, .. } => client_id.as_ref(),
+            Credential::ClientSecretFile(_)
+            | Credential::Certificate { .. }
+            | Credential::Federated { .. } => Some(&self.client_id),
+        };
+        if let Some(client_id) = used_client_id.filter(|id| uuid::Uuid::try_parse(id).is_err()) {
+            found.push(ConfigError::ClientId(client_id.clone()));
+        }
+        if self.subscription_id.is_some() != self.resource_group.is_some() {
+            found.push(ConfigError::HalfOfArm);
+        }
+        if let Cloud::Custom(endpoints) = &self.cloud {
+            for url in [&endpoints.authority, &endpoints.arm_url] {
+                if url.scheme() != "https"
+                    || url.host_str().is_none()
+                    || url.path() != "/"
+                    || url.query().is_some()
+                {
+                    found.push(ConfigError::NotHttps(url.clone()));
+                }
+            }
+        }
+        found
+    }
+
+    /// The places of the configured cloud (Azure Key Vault reference, "Private Link and clouds").
+    pub(super) fn places(&self) -> Places {
+        let known = |authorities: &[&str], arm: &str, vault_suffix: &str| Places {
+            authorities: authorities
+                .iter()
+                .filter_map(|host| Url::parse(&format!("https://{host}")).ok())
+                .collect(),
+            arm: Url::parse(&format!("https://{arm}")).unwrap_or_else(|_| unreachable!("a constant")),
+            vault_host: format!(".{vault_suffix}"),
+            vault_resource: format!("https://{vault_suffix}"),
+        };
+        match &self.cloud {
+            Cloud::Azure => known(
+                &["login.microsoftonline.com", "login.windows.net"],
+                "management.azure.com",
+                "vault.azure.net",
+            ),
+            Cloud::AzureChina => known(
+                &["login.chinacloudapi.cn", "login.partner.microsoftonline.cn"],
+                "management.chinacloudapi.cn",
+                "vault.azure.cn",
+            ),
+            Cloud::AzureUsGovernment => known(
+                &["login.microsoftonline.us"],
+                "management.usgovcloudapi.net",
+                "vault.usgovcloudapi.net",
+            ),
+            Cloud::Custom(endpoints) => Places {
+                authorities: vec![endpoints.authority.clone()],
+                arm: endpoints.arm_url.clone(),
+                vault_host: endpoints.vault_host.clone(),
+                vault_resource: endpoints.vault_resource.trim_end_matches('/').to_owned(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> AzureConfig {
+        AzureConfig {
+            tenant_id: "11111111-2222-3333-4444-555555555555".into(),
+            client_id: "66666666-7777-8888-9999-aaaaaaaaaaaa".into(),
+            credential: Credential::ClientSecretFile("/nowhere".into()),
+            cloud: Cloud::Azure,
+            ca_file: None,
+            subscription_id: None,
+            resource_group: None,
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_each_with_a_hint() {
+        let endpoints = Endpoints {
+            authority: Url::parse("http://localhost:1").unwrap(),
+            arm_url: Url::parse("https://localhost:1/path").unwrap(),
+            vault_host: "localhost:1".into(),
+            vault_resource: "https://vault.azure.net".into(),
+        };
+        let config = AzureConfig {
+            tenant_id: "contoso.onmicrosoft.com".into(),
+            client_id: "keyward".into(),
+            cloud: Cloud::Custom(endpoints),
+            subscription_id: Some("s".into()),
+            ..config()
+        };
+        let problems = config.problems();
+        assert!(
+            matches!(
+                problems[..],
+                [
+                    ConfigError::TenantId(_),
+                    ConfigError::ClientId(_),
+                    ConfigError::HalfOfArm,
+                    ConfigError::NotHttps(_),
+                    ConfigError::NotHttps(_)
+                ]
+            ),
+            "{problems:?}"
+        );
+        assert!(problems.iter().all(|problem| !problem.hint().is_empty()));
+        assert!(super::super::AzureKeyService::new(config).is_err());
+    }
+
+    #[test]
+    fn a_managed_identity_needs_no_client_id() {
+        let credential = Credential::ManagedIdentity { client_id: None, endpoint: None };
+        assert!(AzureConfig { client_id: String::new(), credential, ..config() }.problems().is_empty());
+        let credential = Credential::ManagedIdentity { client_id: Some("x".into()), endpoint: None };
+        assert!(matches!(AzureConfig { credential, ..config() }.problems()[..], [ConfigError::ClientId(_)]));
+    }
+
+    #[test]
+    fn a_ca_file_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty.pem");
+        std::fs::write(&empty, "nothing").unwrap();
+        let new = |path: PathBuf| {
+            super::super::AzureKeyService::new(AzureConfig { ca_file: Some(path), ..config() })
+        };
+        assert!(matches!(new(empty.clone()), Err(ConfigError::NoCa(path)) if path == empty));
+        assert!(matches!(new(folder.path().join("missing")), Err(ConfigError::CaFile { .. })));
+    }
+
+    #[test]
+    fn places_are_those_of_the_reference() {
+        let of = |cloud| {
+            let places = AzureConfig { cloud, ..config() }.places();
+            (
+                places.authorities[0].to_string(),
+                places.arm.to_string(),
+                places.vault_pattern(),
+                places.vault_resource,
+            )
+        };
+        let expected = |authority: &str, arm: &str, suffix: &str| {
+            (
+                format!("https://{authority}/"),
+                format!("https://{arm}/"),
+                format!("VAULT.{suffix}"),
+                format!("https://{suffix}"),
+            )
+        };
+        assert_eq!(
+            of(Cloud::Azure),
+            expected("login.microsoftonline.com", "management.azure.com", "vault.azure.net")
+        );
+        assert_eq!(
+            of(Cloud::AzureChina),
+            expected("login.chinacloudapi.cn", "management.chinacloudapi.cn", "vault.azure.cn")
+        );
+        assert_eq!(
+            of(Cloud::AzureUsGovernment),
+            expected("login.microsoftonline.us", "management.usgovcloudapi.net", "vault.usgovcloudapi.net")
+        );
+    }
+}

@@ -1,0 +1,351 @@
+//! One HTTP exchange: bounded in time and size, its faults told apart, its buffers wiped.
+
+use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::pki_types::{CertificateDer, pem, pem::PemObject};
+use url::Url;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{
+    classify::{Answer, Fault, Stage, classify, shorten},
+    config::{AzureConfig, Cloud, ConfigError},
+};
+use crate::Facts;
+use keyward_model::Class;
+
+/// No answer that keyward reads is longer than this, in bytes.
+const LONGEST_BODY: usize = 256 * 1024;
+
+/// A class with its facts: why something did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) class: Class,
+    pub(super) facts: Facts,
+}
+
+impl Failure {
+    /// A failure of our own finding; `message` holds nothing secret.
+    pub(super) fn new(class: Class, host: &Url, message: impl Into<String>) -> Self {
+        let message = Some(shorten(&message.into()));
+        Self { class, facts: Facts { host: Some(host_of(host)), message, ..Facts::default() } }
+    }
+}
+
+/// What to send.
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    /// Wiped when the last user lets go of it, see [`wiped_body`].
+    pub(super) body: Bytes,
+}
+
+impl Request {
+    pub(super) fn get(url: Url) -> Self {
+        Self { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() }
+    }
+
+    pub(super) fn post(url: Url, content_type: &'static str, body: Bytes) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Self { method: Method::POST, url, headers, body }
+    }
+}
+
+/// What came back, whole.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) body: Zeroizing<Vec<u8>>,
+    /// `WWW-Authenticate`.
+    pub(super) challenge: Option<String>,
+    host: String,
+    region: Option<String>,
+    request_id: Option<String>,
+    retry_after_s: Option<u64>,
+}
+
+impl Reply {
+    /// Class and facts, the headers' included.
+    pub(super) fn classify(&self, stage: Stage) -> (Class, Facts) {
+        let (class, facts) = classify(stage, Ok(Answer { status: self.status, body: &self.body }));
+        let facts = Facts {
+            host: Some(self.host.clone()),
+            region: self.region.clone(),
+            request_id: self.request_id.clone().or(facts.request_id),
+            retry_after_s: self.retry_after_s,
+            ..facts
+        };
+        (class, facts)
+    }
+}
+
+/// Wipes the bytes when the last user of the body lets go of it.
+///
+/// The copies that the HTTP and TLS layers make while sending are freed, not wiped, by them: an allocator that
+/// wipes on free takes care of those.
+pub(super) fn wiped_body(bytes: Zeroizing<Vec<u8>>) -> Bytes {
+    struct Owner(Zeroizing<Vec<u8>>);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    Bytes::from_owner(Owner(bytes))
+}
+
+/// The HTTP client.
+#[derive(Debug, Clone)]
+pub(super) struct Transport {
+    client: reqwest::Client,
+    timeout: Duration,
+}
+
+impl Transport {
+    /// For vault, Entra ID and ARM: TLS only.
+    pub(super) fn secure(config: &AzureConfig) -> Result<Self, ConfigError> {
+        let builder = client_builder(config.call_timeout)
+            .https_only(true)
+            .tls_backend_preconfigured(tls_config(&config.cloud, config.ca_file.as_deref())?);
+        let builder = match config.cloud {
+            // A development vault is on this machine: no proxy knows the way to it.
+            Cloud::Custom(_) => builder.no_proxy(),
+            Cloud::Azure | Cloud::AzureChina | Cloud::AzureUsGovernment => builder,
+        };
+        Ok(Self { client: builder.build().map_err(ConfigError::Http)?, timeout: config.call_timeout })
+    }
+
+    /// For the machine's metadata service: plain HTTP on a link-local address, and never through a proxy.
+    pub(super) fn metadata_service(config: &AzureConfig) -> Result<Self, ConfigError> {
+        let builder = client_builder(config.call_timeout)
+            .no_proxy()
+            // Azure's own needs none; a development vault's speaks TLS only.
+            .tls_backend_preconfigured(tls_config(&config.cloud, config.ca_file.as_deref())?);
+        Ok(Self { client: builder.build().map_err(ConfigError::Http)?, timeout: config.call_timeout })
+    }
+
+    /// Sends once. The whole exchange, body included, takes at most the call time-out.
+    pub(super) async fn send(&self, request: Request) -> Result<Reply, Failure> {
+        let url = request.url.clone();
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err((fault, message))) => Err(failure_of(fault, &url, message)),
+            Err(_) => {
+                let message = format!("no answer within {} ms", self.timeout.as_millis());
+                Err(failure_of(Fault::TimedOut, &url, message))
+            }
+        }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Reply, (Fault, String)> {
+        let host = host_of(&request.url);
+        let told_apart = |e: reqwest::Error| (fault_of(&e), innermost(&e));
+        let mut response = self
+            .client
+            .request(request.method, request.url)
+            .headers(request.headers)
+            .body(request.body)
+            .send()
+            .await
+            .map_err(told_apart)?;
+        let text = |name: &HeaderName| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let azure = |name: &'static str| text(&HeaderName::from_static(name)).map(|value| shorten(&value));
+        let mut reply = Reply {
+            status: response.status().as_u16(),
+            challenge: text(&header::WWW_AUTHENTICATE),
+            region: azure("x-ms-keyvault-region"),
+            request_id: azure("x-ms-request-id"),
+            retry_after_s: text(&header::RETRY_AFTER)
+                .and_then(|value| retry_after_s(&value, jiff::Timestamp::now())),
+            host,
+            body: Zeroizing::new(Vec::new()),
+        };
+        while let Some(chunk) = response.chunk().await.map_err(told_apart)? {
+            if reply.body.len() + chunk.len() > LONGEST_BODY {
+                return Err((Fault::NotAnAnswer, format!("the answer is longer than {LONGEST_BODY} bytes")));
+            }
+            append_wiping(&mut reply.body, chunk);
+        }
+        Ok(reply)
+    }
+}
+
+fn failure_of(fault: Fault, url: &Url, message: String) -> Failure {
+    let (class, facts) = classify(Stage::Directory, Err(fault));
+    Failure { class, facts: Facts { host: Some(host_of(url)), message: Some(shorten(&message)), ..facts } }
+}
+
+/// Appends without leaving a copy behind: neither in a buffer that was outgrown nor in the chunk.
+fn append_wiping(body: &mut Zeroizing<Vec<u8>>, chunk: Bytes) {
+    if body.capacity() - body.len() < chunk.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity((body.len() + chunk.len()).next_power_of_two()));
+        larger.extend_from_slice(body);
+        *body = larger;
+    }
+    body.extend_from_slice(&chunk);
+    if let Ok(mut owned) = chunk.try_into_mut() {
+        owned.as_mut().zeroize();
+    }
+}
+
+/// `HOST[:PORT]`.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// `Retry-After` in seconds, from both forms that RFC 9110 §10.2.3 allows.
+fn retry_after_s(value: &str, now: jiff::Timestamp) -> Option<u64> {
+    if let Ok(seconds) = value.trim().parse::<u64>() {
+        return Some(seconds);
+    }
+    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    u64::try_from(at.duration_since(now).as_secs()).ok()
+}
+
+fn client_builder(timeout: Duration) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
+        // A token follows nobody.
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(timeout)
+        // Probes come a minute apart: each looks up the name anew and sees a changed route.
+        .pool_idle_timeout(Duration::from_secs(30))
+        .dns_resolver(Arc::new(HostResolver))
+}
+
+fn tls_config(cloud: &Cloud, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, ConfigError> {
+    let extra = ca_file.map(read_certificates).transpose()?.unwrap_or_default();
+    match cloud {
+        Cloud::Custom(_) if !extra.is_empty() => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in extra {
+                roots.add(certificate).map_err(ConfigError::Tls)?;
+            }
+            tls_config_with(roots)
+        }
+        Cloud::Custom(_) | Cloud::Azure | Cloud::AzureChina | Cloud::AzureUsGovernment => {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider.clone())
+                .map_err(ConfigError::Tls)?;
+            Ok(rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(ConfigError::Tls)?
+                // The verifier is the platform's own: "dangerous" is rustls' word for any that is not built in.
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth())
+        }
+    }
+}
+
+fn tls_config_with(roots: rustls::RootCertStore) -> Result<rustls::ClientConfig, ConfigError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(ConfigError::Tls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let failed = |source: pem::Error| ConfigError::CaFile { path: path.to_owned(), source };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .map_err(failed)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    if certificates.is_empty() {
+        return Err(ConfigError::NoCa(path.to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// The host's resolver. Ours only so that a name that does not resolve has a type to be known by.
+struct HostResolver;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the name `{name}` does not resolve")]
+struct NotResolved {
+    name: String,
+    #[source]
+    source: Option<io::Error>,
+}
+
+impl Resolve for HostResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let name = name.as_str().to_owned();
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<_>>);
+            match found {
+                Ok(addresses) if addresses.is_empty() => Err(NotResolved { name, source: None }.into()),
+                Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
+                Err(source) => Err(NotResolved { name, source: Some(source) }.into()),
+            }
+        })
+    }
+}
+
+/// Tells faults apart by the types in the chain of sources, never by their text.
+fn fault_of(error: &reqwest::Error) -> Fault {
+    for cause in causes(error) {
+        if cause.is::<NotResolved>() {
+            return Fault::NameNotResolved;
+        }
+        if cause.is::<rustls::Error>() {
+            return Fault::TlsFailed;
+        }
+        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+            return Fault::TimedOut;
+        }
+        if cause.downcast_ref::<hyper::Error>().is_some_and(|e| e.is_parse() || e.is_parse_too_large()) {
+            return Fault::NotAnAnswer;
+        }
+    }
+    if error.is_timeout() { Fault::TimedOut } else { Fault::ConnectionFailed }
+}
+
+/// The message at the end of the chain: the one that says what happened.
+fn innermost(error: &reqwest::Error) -> String {
+    causes(error).last().map(|cause| cause.to_string()).unwrap_or_default()
+}
+
+/// The chain of sources. An `io::Error` names its payload's source, not the payload: that is looked at too.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |cause: &&'a (dyn Error + 'static)| {
+        let cause: &'a (dyn Error + 'static) = *cause;
+        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(payload) => Some(payload as &(dyn Error + 'static)),
+            None => cause.source(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_comes_in_two_forms() {
+        let now: jiff::Timestamp = "2026-11-24T10:00:00Z".parse().unwrap();
+        assert_eq!(retry_after_s("7", now), Some(7));
+        assert_eq!(retry_after_s(" 0 ", now), Some(0));
+        assert_eq!(retry_after_s("Tue, 24 Nov 2026 10:00:30 GMT", now), Some(30));
+        assert_eq!(retry_after_s("Tue, 24 Nov 2026 09:00:00 GMT", now), None, "already past");
+        assert_eq!(retry_after_s("soon", now), None);
+        assert_eq!(retry_after_s("-1", now), None);
+    }
+
+    #[test]
+    fn a_body_is_collected_over_many_chunks() {
+        let mut body = Zeroizing::new(Vec::new());
+        let whole: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        for chunk in whole.chunks(7) {
+            append_wiping(&mut body, Bytes::copy_from_slice(chunk));
+        }
+        assert_eq!(*body, whole);
+    }
+}
