@@ -1,0 +1,269 @@
+//! The running process as a [`MemoryImage`]: its mappings, and the object (program or shared library) that contains WiredTiger.
+//!
+//! WiredTiger is linked into mongod itself, into a Python extension, or is a library of its own: the object is found from the first
+//! pointer of the connection's table.
+#![allow(unsafe_code, reason = "reads the process's own memory and the dynamic linker's list")]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, OsStr, c_int, c_void};
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object::{Object, ObjectSection, ObjectSymbol};
+use procfs::process::{MMPermissions, Process};
+
+use crate::probe::MemoryImage;
+
+/// The code and the names of one loaded object.
+#[derive(Debug)]
+pub(crate) struct CodeObject {
+    /// Its file.
+    path: PathBuf,
+    code: Vec<Range<usize>>,
+    names: Option<BTreeMap<usize, Vec<String>>>,
+}
+
+impl CodeObject {
+    /// The object whose code contains `address`.
+    pub(crate) fn containing(address: usize, memory: &Memory) -> Option<Self> {
+        let loaded = loaded_objects().into_iter().find(|loaded| loaded.contains(address))?;
+        let path =
+            if loaded.path.as_os_str().is_empty() { PathBuf::from("/proc/self/exe") } else { loaded.path };
+        let read = File::open(&path).ok().and_then(|file| read_object(&file, loaded.bias, address, memory));
+        Some(match read {
+            Some((text, names)) => Self { path, code: vec![text], names },
+            None => Self { path, code: loaded.code, names: None },
+        })
+    }
+
+    /// Its file, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The readable mappings of this process, as they were when this was made.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    readable: Vec<Range<usize>>,
+}
+
+impl Memory {
+    pub(crate) fn of_this_process() -> procfs::ProcResult<Self> {
+        let maps = Process::myself()?.maps()?;
+        let readable = maps
+            .into_iter()
+            .filter(|map| map.perms.contains(MMPermissions::READ))
+            .filter_map(|map| Some(usize::try_from(map.address.0).ok()?..usize::try_from(map.address.1).ok()?))
+            .collect();
+        Ok(Self { readable })
+    }
+
+    fn mapping(&self, address: usize) -> Option<&Range<usize>> {
+        let after = self.readable.partition_point(|range| range.start <= address);
+        self.readable[..after].last().filter(|range| range.contains(&address))
+    }
+
+    /// Whether the memory at `address` holds exactly these bytes.
+    fn holds(&self, address: usize, bytes: &[u8]) -> bool {
+        let Some(last) = address.checked_add(bytes.len().saturating_sub(1)) else { return false };
+        if !self.mapping(address).is_some_and(|range| range.contains(&last)) {
+            return false;
+        }
+        // SAFETY: within one readable mapping; used for code only, which doesn't change.
+        let memory = unsafe {
+            std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(address), bytes.len())
+        };
+        memory == bytes
+    }
+
+    pub(crate) fn word(&self, address: usize) -> Option<usize> {
+        let last = address.checked_add(size_of::<usize>() - 1)?;
+        if !address.is_multiple_of(size_of::<usize>()) || !self.mapping(address)?.contains(&last) {
+            return None;
+        }
+        // SAFETY: aligned, and within a readable mapping; the table read was handed to us by WiredTiger, which keeps it.
+        Some(unsafe { std::ptr::with_exposed_provenance::<usize>(address).read_volatile() })
+    }
+}
+
+/// Memory and object together.
+#[derive(Debug)]
+pub(crate) struct LiveImage {
+    memory: Memory,
+    object: Arc<CodeObject>,
+}
+
+impl LiveImage {
+    pub(crate) fn new(memory: Memory, object: Arc<CodeObject>) -> Self {
+        Self { memory, object }
+    }
+}
+
+impl MemoryImage for LiveImage {
+    fn word(&self, address: usize) -> Option<usize> {
+        self.memory.word(address)
+    }
+
+    fn is_code(&self, address: usize) -> bool {
+        self.object.code.iter().any(|range| range.contains(&address))
+    }
+
+    fn has_symbols(&self) -> bool {
+        self.object.names.is_some()
+    }
+
+    fn is_named(&self, address: usize, name: &str) -> bool {
+        self.object
+            .names
+            .as_ref()
+            .and_then(|names| names.get(&address))
+            .is_some_and(|names| names.iter().any(|known| known == name))
+    }
+}
+
+#[derive(Debug)]
+struct Loaded {
+    path: PathBuf,
+    bias: usize,
+    code: Vec<Range<usize>>,
+}
+
+impl Loaded {
+    fn contains(&self, address: usize) -> bool {
+        self.code.iter().any(|range| range.contains(&address))
+    }
+}
+
+/// Every loaded object with its executable segments.
+fn loaded_objects() -> Vec<Loaded> {
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, list: *mut c_void) -> c_int {
+        // SAFETY: the linker passes a valid record, and `list` is the vector below.
+        let (info, list) = unsafe { (&*info, &mut *list.cast::<Vec<Loaded>>()) };
+        let path = if info.dlpi_name.is_null() {
+            PathBuf::new()
+        } else {
+            // SAFETY: a NUL-terminated name.
+            PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()))
+        };
+        let headers = if info.dlpi_phdr.is_null() {
+            &[]
+        } else {
+            // SAFETY: the linker keeps `dlpi_phnum` headers there while it calls us.
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
+        };
+        let bias = info.dlpi_addr as usize;
+        let code = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0)
+            .map(|header| {
+                let start = bias.wrapping_add(header.p_vaddr as usize);
+                start..start.wrapping_add(header.p_memsz as usize)
+            })
+            .collect();
+        list.push(Loaded { path, bias, code });
+        0
+    }
+    let mut list: Vec<Loaded> = Vec::new();
+    // SAFETY: `visit` has the right type and gets the vector that outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut list).cast()) };
+    list
+}
+
+type Names = BTreeMap<usize, Vec<String>>;
+
+/// The bounds of `.text`, and the names of WiredTiger's functions if there is a symbol table that has them.
+///
+/// `None` if the file isn't what was loaded: its code around `address` must be what lies in memory there (a file may have been
+/// replaced since, and inode numbers don't tell on every file system).
+fn read_object(file: &File, bias: usize, address: usize, memory: &Memory) -> Option<(Range<usize>, Option<Names>)> {
+    const COMPARED_BYTES: usize = 4096;
+    let mapped = MappedFile::new(file)?;
+    let object = object::File::parse(mapped.bytes()).ok()?;
+    let place = |address: u64| Some(bias.wrapping_add(usize::try_from(address).ok()?));
+    let section = object.section_by_name(".text")?;
+    let text = place(section.address())?..place(section.address() + section.size())?;
+    let code = section.data().ok()?.get(address.checked_sub(text.start)?..)?;
+    let code = &code[..code.len().min(COMPARED_BYTES)];
+    if code.is_empty() || !memory.holds(address, code) {
+        return None;
+    }
+    let mut names = Names::new();
+    for symbol in object.symbols() {
+        let Ok(name) = symbol.name() else { continue };
+        let name = name.split('.').next().unwrap_or(name);
+        if symbol.is_definition() && is_of_interest(name) {
+            let Some(address) = place(symbol.address()) else { continue };
+            names.entry(address).or_default().push(name.to_owned());
+        }
+    }
+    let complete = names.values().flatten().any(|name| name == "__conn_open_session");
+    Some((text, complete.then_some(names)))
+}
+
+fn is_of_interest(name: &str) -> bool {
+    name == "wiredtiger_version"
+        || ["__conn_", "__session_", "__wt_ext_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// A file mapped for reading.
+struct MappedFile {
+    address: *mut c_void,
+    length: usize,
+}
+
+impl MappedFile {
+    fn new(file: &File) -> Option<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let length = usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length > 0)?;
+        // SAFETY: a fresh private mapping that nothing else refers to.
+        let address =
+            unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }.ok()?;
+        Some(Self { address, length })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping lives as long as self; a program or library in use isn't rewritten in place.
+        unsafe { std::slice::from_raw_parts(self.address.cast::<u8>(), self.length) }
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: our mapping; `bytes` borrows self, so no slice is left.
+        let _ = unsafe { rustix::mm::munmap(self.address, self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_program_is_found_from_one_of_its_functions() {
+        let memory = Memory::of_this_process().unwrap();
+        let here = this_program_is_found_from_one_of_its_functions as fn() as usize;
+        let object = CodeObject::containing(here, &memory).unwrap();
+        assert_eq!(object.path, Path::new("/proc/self/exe"));
+        assert!(object.names.is_none(), "this program has no WiredTiger in it");
+        let libc = libc::getpid as unsafe extern "C" fn() -> libc::pid_t as usize;
+        let image = LiveImage::new(memory, Arc::new(object));
+        assert!(image.is_code(here) && !image.is_code(libc));
+        assert!(!image.is_code((&raw const image) as usize));
+    }
+
+    #[test]
+    fn only_aligned_readable_words_are_read() {
+        let memory = Memory::of_this_process().unwrap();
+        let words = Box::new([7usize, 8]);
+        let memory_after = Memory::of_this_process().unwrap();
+        let address = words.as_ptr() as usize;
+        assert_eq!(memory_after.word(address), Some(7));
+        assert_eq!(memory_after.word(address + 1), None);
+        assert_eq!(memory.word(8), None);
+        assert_eq!(memory.word(usize::MAX - 7), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! A database process in little (`host.c`, `host.py`) on one of the WiredTiger builds, and what is on its disk.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use aho_corasick::AhoCorasick;
+use keyward_testkit::{built, python, wiredtiger};
+
+use crate::key_agent::KeyAgent;
+
+/// One of the three WiredTiger builds.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub enum Build {
+    /// The Python module in SecantusDB's wheel: 11.2.0, with symbols.
+    SecantusDb,
+    /// The source distribution: 11.3.1, with symbols.
+    V11_3_1,
+    /// Debian's library: 3.2.1, stripped.
+    V3_2_1,
+}
+
+impl Build {
+    /// Ready to run; else why this machine can't have it.
+    pub fn ready(self) -> Result<Ready, String> {
+        let mut command = match self {
+            Self::SecantusDb => {
+                let mut command = Command::new(python::secantusdb().unwrap());
+                command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wiredtiger/host.py"));
+                command
+            }
+            Self::V11_3_1 => Command::new(compiled(&wiredtiger::v11_3_1().unwrap())),
+            Self::V3_2_1 => Command::new(compiled(&wiredtiger::v3_2_1()?)),
+        };
+        command.env_remove("WIREDTIGER_CONFIG").env_remove("WIREDTIGER_HOME");
+        Ok(Ready { build: self, program: command.get_program().into(), args: command.get_args().map(Into::into).collect() })
+    }
+
+    pub fn layout(self) -> &'static str {
+        match self {
+            Self::SecantusDb => "secantusdb-11.2",
+            Self::V11_3_1 => "wiredtiger-11.3.1",
+            Self::V3_2_1 => "wiredtiger-3.2.1",
+        }
+    }
+
+    pub fn has_symbols(self) -> bool {
+        self != Self::V3_2_1
+    }
+}
+
+/// A build that can be started.
+pub struct Ready {
+    pub build: Build,
+    program: PathBuf,
+    args: Vec<std::ffi::OsString>,
+}
+
+/// How mongod opens its data path.
+pub const OPEN: &str =
+    "create,config_base=false,cache_size=64MB,session_max=200,log=(enabled=true,path=journal),checkpoint=(wait=0)";
+
+/// How the tests create tables.
+pub const TABLE: &str = "key_format=Q,value_format=u";
+
+impl Ready {
+    /// Starts the host with this in `WIREDTIGER_CONFIG`.
+    pub fn start(&self, wiredtiger_config: Option<&str>) -> Host {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).env_remove("WIREDTIGER_CONFIG");
+        if let Some(config) = wiredtiger_config {
+            command.env("WIREDTIGER_CONFIG", config);
+        }
+        Host::spawn(&mut command)
+    }
+
+    /// What the agent puts into `WIREDTIGER_CONFIG`.
+    pub fn config(&self, agent: &KeyAgent, per_database: bool) -> String {
+        config_with(&agent.socket(), self.build.layout(), per_database, &agent.system_key_id().to_string())
+    }
+
+    /// Starts the host under the agent and opens the data path.
+    pub fn open(&self, agent: &KeyAgent, data_path: &Path) -> Host {
+        let mut host = self.start(Some(&self.config(agent, true)));
+        host.open(data_path).unwrap_or_else(|error| panic!("{error}\n{}", host.log()));
+        host
+    }
+}
+
+/// The configuration in `WIREDTIGER_CONFIG`.
+pub fn config_with(socket: &Path, layout: &str, per_database: bool, key_id: &str) -> String {
+    let library = built::encryptor_library().unwrap();
+    format!(
+        "extensions=[{}=(early_load=true,config=(socket=\"{}\",layout=\"{layout}\",per_database={per_database}))],encryption=(name=keyward,keyid=\"{key_id}\")",
+        library.display(),
+        socket.display()
+    )
+}
+
+/// A running host.
+pub struct Host {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    log: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// The database said no.
+#[derive(Debug)]
+pub struct HostError {
+    pub code: i32,
+    pub text: String,
+}
+
+impl std::fmt::Display for HostError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} ({})", self.text, self.code)
+    }
+}
+
+impl Host {
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut errors = child.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let reader = {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = errors.read(&mut buffer) {
+                    log.lock().unwrap().extend_from_slice(&buffer[..length]);
+                }
+            })
+        };
+        Self { child, input, output, log, reader: Some(reader) }
+    }
+
+    /// Opens the data path as mongod would.
+    pub fn open(&mut self, data_path: &Path) -> Result<(), HostError> {
+        self.open_with(data_path, OPEN)
+    }
+
+    pub fn open_with(&mut self, data_path: &Path, config: &str) -> Result<(), HostError> {
+        fs::create_dir_all(data_path.join("journal")).unwrap();
+        self.ask(&format!("open {} {config}", data_path.display())).map(|_| ())
+    }
+
+    /// One command; the lines of its answer.
+    pub fn ask(&mut self, command: &str) -> Result<Vec<String>, HostError> {
+        self.send(command);
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if self.output.read_line(&mut line).unwrap() == 0 {
+                let status = self.child.wait().unwrap();
+                return Err(HostError { code: -1, text: format!("the host ended: {status}; {}", self.log()) });
+            }
+            let line = line.trim_end();
+            if line == "ok" {
+                return Ok(lines);
+            }
+            if let Some(error) = line.strip_prefix("err ") {
+                let (code, text) = error.split_once(' ').unwrap();
+                return Err(HostError { code: code.parse().unwrap(), text: text.to_owned() });
+            }
+            match line.strip_prefix("m ") {
+                Some(line) => lines.push(line.to_owned()),
+                // WiredTiger's default handler writes messages here: part of the log.
+                None => self.log.lock().unwrap().extend_from_slice(format!("{line}\n").as_bytes()),
+            }
+        }
+    }
+
+    fn send(&mut self, command: &str) {
+        // A host that has died is found out by reading.
+        let _ = self.input.write_all(format!("{command}\n").as_bytes()).and_then(|()| self.input.flush());
+    }
+
+    /// A command that must work.
+    #[track_caller]
+    pub fn must(&mut self, command: &str) -> Vec<String> {
+        match self.ask(command) {
+            Ok(lines) => lines,
+            Err(error) => panic!("{command}: {error}\n{}", self.log()),
+        }
+    }
+
+    /// A command that must fail.
+    #[track_caller]
+    pub fn must_not(&mut self, command: &str) -> HostError {
+        match self.ask(command) {
+            Ok(_) => panic!("{command} worked\n{}", self.log()),
+            Err(error) => error,
+        }
+    }
+
+    /// The database's log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
+    }
+
+    /// Kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A clean end.
+    pub fn finish(self) -> (ExitStatus, String) {
+        let Self { mut child, input, output, log, reader, .. } = self;
+        drop(input);
+        let mut rest = String::new();
+        let mut output = output;
+        output.read_to_string(&mut rest).unwrap();
+        let status = child.wait().unwrap();
+        reader.unwrap().join().unwrap();
+        let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+        (status, log + &rest)
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// `host.c` compiled against this build; once for each of its texts.
+fn compiled(wiredtiger: &wiredtiger::WiredTiger) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wiredtiger/host.c");
+    let mut hasher = DefaultHasher::new();
+    fs::read(&source).unwrap().hash(&mut hasher);
+    wiredtiger.library.hash(&mut hasher);
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let program = directory.join(format!("host-{}-{:016x}", wiredtiger.version, hasher.finish()));
+    if !program.exists() {
+        let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
+        rpath.push(wiredtiger.library.parent().unwrap());
+        let draft = tempfile::Builder::new().prefix("host-").tempfile_in(directory).unwrap().into_temp_path();
+        let output = Command::new("cc")
+            .args(["-O1", "-g", "-Wall", "-Wextra", "-pthread", "-I"])
+            .arg(&wiredtiger.include)
+            .arg("-o")
+            .arg(&draft)
+            .arg(&source)
+            .arg(&wiredtiger.library)
+            .arg(rpath)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::rename(&draft, &program).unwrap();
+    }
+    program
+}
+
+/// The first 16 bytes of the value that a host stores under a key.
+pub fn marker(seed: u64, key: u64) -> [u8; 16] {
+    let mut state =
+        seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(key.wrapping_mul(0xD1B5_4A32_D192_ED03));
+    let mut word = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)).to_le_bytes()
+    };
+    let mut marker = [0; 16];
+    marker[..8].copy_from_slice(&word());
+    marker[8..].copy_from_slice(&word());
+    marker
+}
+
+/// How many of these markers are found in clear, anywhere in the data path.
+pub fn plaintext_hits(data_path: &Path, markers: impl IntoIterator<Item = [u8; 16]>) -> usize {
+    let search = AhoCorasick::new(markers).unwrap();
+    files(data_path).iter().map(|file| search.find_iter(&fs::read(file).unwrap()).count()).sum()
+}
+
+/// Every file of the data path.
+pub fn files(data_path: &Path) -> Vec<PathBuf> {
+    let entries = walkdir::WalkDir::new(data_path).sort_by_file_name().into_iter().map(Result::unwrap);
+    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+}
+
+/// The key id in the metadata of this file; empty if it inherits, `None` if there is no such file.
+pub fn stored_key_id(metadata: &[String], file: &str) -> Option<String> {
+    let line = metadata.iter().find(|line| line.starts_with(&format!("file:{file} ")))?;
+    let clause = line.split("encryption=(").nth(1)?.split(')').next()?;
+    let id = clause.split("keyid=").nth(1)?.split(',').next()?;
+    Some(id.trim_matches('"').to_owned())
+}
