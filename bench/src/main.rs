@@ -1,0 +1,84 @@
+//! `wtperf` three ways within one run: no encryption, keyward, WiredTiger's reference encryptor over libsodium.
+//!
+//! Two loads: inserts, and random reads from a cache far smaller than the table, so that nearly every read decrypts a
+//! 32 KiB page. Rounds are interleaved, medians compared. Prints `ratio NAME VALUE at-least LIMIT` and
+//! `measure NAME VALUE UNIT`; `cargo xtask bench` collects them. Started by it: both need release builds.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout)]
+
+mod key_server;
+mod raw_cipher;
+mod wtperf;
+
+use anyhow::Result;
+use keyward_testkit::{built, wiredtiger};
+
+use crate::key_server::KeyServer;
+use crate::wtperf::{Load, Outcome, Run};
+
+/// Rounds of each variant; medians are reported.
+const ROUNDS: usize = 3;
+
+fn main() -> Result<()> {
+    let wiredtiger = wiredtiger::v11_3_1()?;
+    let keys = KeyServer::start()?;
+    let library = built::encryptor_library()?;
+    let mut variants = vec![("none", String::new()), ("keyward", keys.wiredtiger_config(&library))];
+    match &wiredtiger.sodium {
+        Some(sodium) => variants.push(("libsodium", sodium_config(sodium))),
+        None => println!("note libsodium's headers are not installed: no comparison with its encryptor"),
+    }
+
+    let mut outcomes: Vec<(&str, Vec<Outcome>, Vec<Outcome>)> =
+        variants.iter().map(|(name, _)| (*name, Vec::new(), Vec::new())).collect();
+    for round in 0..ROUNDS {
+        for ((name, config), (_, inserts, reads)) in variants.iter().zip(&mut outcomes) {
+            println!("# round {}: {name}", round + 1);
+            let run = Run::new(&wiredtiger, config)?;
+            inserts.push(run.load(Load::Insert)?);
+            reads.push(run.load(Load::Read)?);
+        }
+    }
+    for (load, pick) in [(Load::Insert, 0), (Load::Read, 1)] {
+        let of = |name: &str| {
+            let found = outcomes.iter().find(|(variant, ..)| *variant == name);
+            found.map(|(_, inserts, reads)| Outcome::median(if pick == 0 { inserts } else { reads }))
+        };
+        report(load, of("none"), of("keyward"), of("libsodium"));
+    }
+    Ok(())
+}
+
+fn report(load: Load, none: Option<Outcome>, keyward: Option<Outcome>, sodium: Option<Outcome>) {
+    let load_name = load.name();
+    for (name, outcome) in [("none", none), ("keyward", keyward), ("libsodium", sodium)] {
+        let Some(outcome) = outcome else { continue };
+        println!("measure wtperf/{load_name}/{name}/throughput {:.0} operations/s", outcome.operations_per_s);
+        println!("measure wtperf/{load_name}/{name}/cpu {:.3} µs/operation", outcome.cpu_us_per_operation);
+    }
+    let (Some(none), Some(keyward)) = (none, keyward) else { return };
+    // What the raw cipher would cost for the bytes that this run moved.
+    let raw = raw_cipher::measure();
+    let explained = none.cpu_us_per_operation
+        + keyward.bytes_read_per_operation * raw.open_us_per_byte
+        + keyward.bytes_written_per_operation * raw.seal_us_per_byte;
+    println!("measure wtperf/{load_name}/explained/cpu {explained:.3} µs/operation");
+    let limits = if load == Load::Read { (0.95, 2.0) } else { (0.0, 0.0) };
+    ratio(load_name, "explained-to-keyward-cpu", explained / keyward.cpu_us_per_operation, limits.0);
+    ratio(load_name, "keyward-to-none-throughput", keyward.operations_per_s / none.operations_per_s, 0.0);
+    if let Some(sodium) = sodium {
+        let value = keyward.operations_per_s / sodium.operations_per_s;
+        ratio(load_name, "keyward-to-libsodium-throughput", value, limits.1);
+    }
+}
+
+fn ratio(load: &str, name: &str, value: f64, at_least: f64) {
+    println!("ratio wtperf/{load}/{name} {value:.3} at-least {at_least}");
+}
+
+fn sodium_config(library: &std::path::Path) -> String {
+    // A key of this benchmark only, in the form the reference encryptor wants.
+    let key = "42".repeat(32);
+    format!("extensions=[{}=(early_load=true)],encryption=(name=sodium,secretkey={key})", library.display())
+}

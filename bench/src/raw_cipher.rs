@@ -1,0 +1,48 @@
+//! What AES-256-GCM costs on this machine, in place, at the page size that the read load moves.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+const PAGE_BYTES: usize = 32 << 10;
+const TIME: Duration = Duration::from_millis(500);
+
+pub(crate) struct RawCipher {
+    pub(crate) seal_us_per_byte: f64,
+    pub(crate) open_us_per_byte: f64,
+}
+
+pub(crate) fn measure() -> RawCipher {
+    let key = UnboundKey::new(&AES_256_GCM, &[7; 32]).map(LessSafeKey::new).expect("32 bytes are a key");
+    let nonce = || Nonce::assume_unique_for_key([9; 12]);
+    let mut page = vec![0_u8; PAGE_BYTES];
+    let seal_us_per_byte = per_byte(|| {
+        black_box(key.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut page))
+            .expect("a page can be sealed");
+    });
+    let plain = vec![1_u8; PAGE_BYTES];
+    let mut sealed = plain.clone();
+    let tag =
+        key.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut sealed).expect("a page can be sealed");
+    let mut out = vec![0_u8; PAGE_BYTES];
+    let open_us_per_byte = per_byte(|| {
+        let opened = key.open_separate_gather(nonce(), Aad::empty(), &sealed, tag.as_ref(), &mut out);
+        opened.expect("what was sealed opens");
+        black_box(&out);
+    });
+    assert_eq!(out, plain);
+    RawCipher { seal_us_per_byte, open_us_per_byte }
+}
+
+fn per_byte(mut page: impl FnMut()) -> f64 {
+    let begun = Instant::now();
+    let mut pages = 0_u32;
+    while begun.elapsed() < TIME {
+        for _ in 0..64 {
+            page();
+        }
+        pages += 64;
+    }
+    begun.elapsed().as_secs_f64() * 1e6 / (f64::from(pages) * PAGE_BYTES as f64)
+}

@@ -1,0 +1,50 @@
+//! Every test, on a bare machine: fetch, build, run.
+
+use std::fs;
+
+use anyhow::Context;
+use keyward_testkit::{project_root, python, wiredtiger};
+
+use crate::step::{Steps, cargo, has_subcommand, succeed};
+
+pub(crate) fn run(steps: &mut Steps) {
+    steps.run("SecantusDB from its wheel", || python::secantusdb().map(drop));
+    steps.run("official Azure clients", || python::azure().map(drop));
+    steps.run("WiredTiger 11.3.1 from its source distribution", || wiredtiger::v11_3_1().map(drop));
+    if let Err(reason) = wiredtiger::v3_2_1() {
+        steps.note(format!("no WiredTiger 3.2.1: {reason}; its tests are skipped"));
+    }
+
+    // Programs and the encryptor library first: tests start them.
+    if !steps.run("build", || succeed(&mut cargo(&["build", "--workspace", "--locked"]))) {
+        return;
+    }
+    let skips = project_root().join("target/skipped-tests.txt");
+    let fresh = || {
+        fs::create_dir_all(project_root().join("target"))?;
+        fs::write(&skips, "").context("cannot start the list of skipped tests")
+    };
+    let nextest = has_subcommand("nextest");
+    let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test", "--tests", "--bins", "--lib"] };
+    let build: Vec<&str> = [runner, &["--workspace", "--locked", "--no-run"]].concat();
+    if !steps.run("build of the tests", || succeed(&mut cargo(&build))) {
+        return;
+    }
+    let run: Vec<&str> = [runner, &["--workspace", "--locked", "--no-fail-fast"]].concat();
+    steps.run("tests", || {
+        fresh()?;
+        succeed(cargo(&run).env("KEYWARD_SKIP_LIST", &skips))
+    });
+    steps.run("documentation tests", || {
+        succeed(&mut cargo(&["test", "--workspace", "--locked", "--doc", "--quiet"]))
+    });
+    if !nextest {
+        steps.note(
+            "cargo-nextest is not installed: the tests ran under cargo test, one binary after the other"
+                .into(),
+        );
+    }
+    for line in fs::read_to_string(&skips).unwrap_or_default().lines() {
+        steps.note(format!("skipped {line}"));
+    }
+}
