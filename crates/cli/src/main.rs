@@ -1,2 +1,100 @@
 //! keyward: the command line.
-fn main() {}
+//!
+//! Owns arguments, what people read, exit codes, and the supervision of `keyward dev`. Everything else is the
+//! vault's and the agent's.
+
+mod args;
+mod commands;
+mod dev;
+mod failure;
+mod logs;
+mod output;
+mod progress;
+mod render;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use args::{Arguments, Command};
+use failure::Failure;
+
+/// Wipes all memory on free: vault answers and key material pass through buffers of libraries.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse_arguments(&error),
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::from(failure::DONE),
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    // One provider for every library in this process; a second call is no error that matters.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
+        Failure::new("the program cannot start its threads", "check the limits of this process").because(&e)
+    })?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Dev(arguments) => dev::run(arguments).await,
+            Command::Vault(command) => commands::vault::run(command).await,
+            Command::Agent(command) => commands::agent::run(command).await,
+            Command::Node(command) => commands::node::run(command).await,
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Arguments::command(), "keyward", &mut script);
+                output::print(&String::from_utf8_lossy(&script))
+            }
+        }
+    })
+}
+
+/// Help and version go to stdout; mistakes to stderr, with a hint like every other error.
+fn refuse_arguments(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::from(failure::DONE)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(failure::USAGE)
+        }
+        _ => {
+            let text = error.render().ansi().to_string();
+            let advice = "For more information, try '";
+            let plain = anstream::adapter::strip_str(&text).to_string();
+            let kept = match plain.find(advice) {
+                // Cut in the coloured text at the same line.
+                Some(_) => text.lines().filter(|line| !line.contains("For more information")).collect::<Vec<_>>().join("\n"),
+                None => text,
+            };
+            let hint = format!("see `{} --help`", mistaken_command());
+            anstream::eprintln!("{}\n{}hint:{:#} {hint}", kept.trim_end(), render::CYAN_BOLD, render::CYAN_BOLD);
+            ExitCode::from(failure::USAGE)
+        }
+    }
+}
+
+/// The longest known command at the start of the arguments.
+fn mistaken_command() -> String {
+    let mut command = Arguments::command();
+    let mut path = command.get_name().to_owned();
+    for word in std::env::args().skip(1) {
+        let Some(sub) = command.find_subcommand(&word).cloned() else { break };
+        path = format!("{path} {word}");
+        command = sub;
+    }
+    path
+}

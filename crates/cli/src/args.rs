@@ -1,0 +1,92 @@
+//! The command line: every command, option and example. Parsing only; nothing here acts.
+
+pub(crate) mod agent;
+pub(crate) mod dev;
+pub(crate) mod node;
+pub(crate) mod vault;
+
+use clap::{Parser, Subcommand};
+
+/// Customer-managed keys for MongoDB: a cluster encrypted under a key in Azure Key Vault.
+///
+/// Take the key away and the cluster stops; give it back and the cluster starts with all its data; a vault that
+/// is merely down stops nothing.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keyward",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  keyward dev                            a vault and three encrypted nodes on this machine
+  keyward dev --check                    the tour: shows and checks what keyward does
+  keyward vault key disable customer-key    take the key away
+  keyward node status --node node-0      what one node says of itself
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused because the customer key is revoked,
+4 the customer key is unavailable.
+NO_COLOR switches colours off."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring up a vault and encrypted nodes on this machine, or take the tour (--check)
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(dev::DevArguments),
+    /// The development vault: an Azure Key Vault that can be told to say no
+    #[command(subcommand, after_help = vault::EXAMPLES)]
+    Vault(vault::VaultCommand),
+    /// The program that owns one node
+    #[command(subcommand, after_help = agent::EXAMPLES)]
+    Agent(agent::AgentCommand),
+    /// The node on this host: its status, its keys, its snapshots
+    #[command(subcommand, after_help = node::EXAMPLES)]
+    Node(node::NodeCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  keyward completions bash > ~/.local/share/bash-completion/completions/keyward
+  keyward completions zsh > \"${fpath[1]}/_keyward\"
+  keyward completions fish > ~/.config/fish/completions/keyward.fish")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn visit(command: &clap::Command, path: &str, bare: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let shown = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let full = path.trim();
+            if !shown.contains("Examples:") || !shown.contains(full) {
+                bare.push(full.to_owned());
+            }
+            command.get_subcommands().for_each(|sub| visit(sub, &path, bare));
+        }
+        let mut bare = Vec::new();
+        visit(&Arguments::command(), "", &mut bare);
+        assert!(bare.is_empty(), "no example of their own in: {bare:?}");
+    }
+}

@@ -1,0 +1,5 @@
+//! What each command does.
+
+pub(crate) mod agent;
+pub(crate) mod node;
+pub(crate) mod vault;

@@ -1,0 +1,127 @@
+//! `keyward node …`: asks the agent of a node on this host.
+
+use std::path::{Path, PathBuf};
+
+use keyward_agent::admin::client::{AdminClient, ClientError};
+use keyward_agent::admin::{ExportedKeystore, Request};
+use keyward_model::Timestamp;
+use serde_json::Value;
+
+use crate::args::node::{KeystoreCommand, NodeCommand, Target};
+use crate::dev::home::DevFile;
+use crate::failure::Failure;
+use crate::output::{Output, print};
+use crate::progress::StepBar;
+use crate::render;
+
+pub(crate) async fn run(command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::Status(target) => status(&target).await,
+        NodeCommand::Prove(target) => ask(&target, &Request::Prove, render::fields).await,
+        NodeCommand::Preflight { mongod, json } => preflight(mongod.as_deref(), json),
+        NodeCommand::RotateMasterKey(target) => ask(&target, &Request::RotateMasterKey, render::fields).await,
+        NodeCommand::Rewrap { key_identifier, target } => {
+            ask(&target, &Request::Rewrap { key_identifier }, render::fields).await
+        }
+        NodeCommand::Snapshot { to, target } => ask(&target, &Request::Snapshot { to }, render::fields).await,
+        NodeCommand::Restore { from, target } => {
+            ask(&target, &Request::Restore { from }, render::fields).await
+        }
+        NodeCommand::Start(target) => ask(&target, &Request::Start, render::fields).await,
+        NodeCommand::Stop(target) => ask(&target, &Request::Stop, render::fields).await,
+        NodeCommand::Approve(target) => ask(&target, &Request::Approve, render::fields).await,
+        NodeCommand::Keystore(KeystoreCommand::Export(target)) => export(&target).await,
+    }
+}
+
+/// What a failed request means for a person.
+pub(crate) fn failure(error: &ClientError, node: &str) -> Failure {
+    let failure = Failure::new(String::new(), error.hint()).with_exit(error.exit());
+    match error {
+        // The agent's own words, with its reasons in them.
+        ClientError::Failure(said) => Failure { message: said.message.clone(), ..failure },
+        ClientError::Connect { .. } | ClientError::Http(_) | ClientError::Request(_) | ClientError::Answer(_)
+        | ClientError::NoResult => {
+            Failure { message: format!("the agent of {node} could not be asked"), ..failure }.because(error)
+        }
+    }
+}
+
+async fn status(target: &Target) -> Result<(), Failure> {
+    let (name, socket) = find(target)?;
+    let client = connect(&name, &socket).await?;
+    let status = client.status().await.map_err(|e| failure(&e, &name))?;
+    let now = Timestamp(jiff::Timestamp::now());
+    Output { json: target.json }.data(&status, |status| render::status(status, now))
+}
+
+async fn ask(target: &Target, request: &Request, text: fn(&Value) -> String) -> Result<(), Failure> {
+    let result = send(target, request).await?;
+    Output { json: target.json }.data(&result, text)
+}
+
+async fn send(target: &Target, request: &Request) -> Result<Value, Failure> {
+    let (name, socket) = find(target)?;
+    let client = connect(&name, &socket).await?;
+    let mut bar = StepBar::new(!target.json);
+    client
+        .run(request, |line| bar.report(&line.step, line.done, line.total, &line.unit))
+        .await
+        .map_err(|e| failure(&e, &name))
+}
+
+/// Prints the keystore's exact bytes: they are what its MAC covers.
+async fn export(target: &Target) -> Result<(), Failure> {
+    let result = send(target, &Request::KeystoreExport).await?;
+    if target.json {
+        return Output { json: true }.data(&result, |_| String::new());
+    }
+    let unreadable = || Failure::new("the agent's answer cannot be read", "use the keyward of the agent's version");
+    let exported: ExportedKeystore =
+        serde_json::from_value(result).map_err(|e| unreadable().because(&e))?;
+    let bytes = data_encoding::BASE64
+        .decode(exported.keystore_base64.as_bytes())
+        .map_err(|e| unreadable().because(&e))?;
+    print(&String::from_utf8(bytes).map_err(|e| unreadable().because(&e))?)
+}
+
+async fn connect(name: &str, socket: &Path) -> Result<AdminClient, Failure> {
+    AdminClient::connect(socket).await.map_err(|e| failure(&e, name))
+}
+
+/// The node's name and its agent's socket.
+fn find(target: &Target) -> Result<(String, PathBuf), Failure> {
+    if let Some(socket) = &target.socket {
+        return Ok((socket.display().to_string(), socket.clone()));
+    }
+    let file = target.dir.join("dev.json");
+    let Some(dev) = DevFile::read(&file)? else {
+        return Err(Failure::usage(
+            format!("there is no {}, so the node cannot be looked up", file.display()),
+            "start `keyward dev` there, name its folder with --dir, or name the agent's socket with --socket",
+        ));
+    };
+    let names: Vec<&str> = dev.nodes.iter().map(|node| node.name.as_str()).collect();
+    let found = match &target.node {
+        Some(name) => dev.nodes.iter().find(|node| node.name == *name).ok_or_else(|| {
+            Failure::usage(
+                format!("there is no node {name:?} in {}", file.display()),
+                format!("its nodes are {}", names.join(", ")),
+            )
+        })?,
+        None => match dev.nodes.as_slice() {
+            [only] => only,
+            _ => {
+                return Err(Failure::usage(
+                    format!("{} has {} nodes", file.display(), names.len()),
+                    format!("name one with --node: {}", names.join(", ")),
+                ));
+            }
+        },
+    };
+    Ok((found.name.clone(), found.socket.clone()))
+}
+
+fn preflight(_mongod: Option<&Path>, _json: bool) -> Result<(), Failure> {
+    Err(Failure::new("preflight", "preflight"))
+}

@@ -1,0 +1,301 @@
+//! The live board: a [`View`] and recent events on a terminal of 80 × 24 or more. Draws, and decides nothing.
+
+use keyward_model::{NodeState, NodeStatus, Verdict};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, BorderType, Paragraph};
+
+use super::view::{Event, KeyState, NodeView, View};
+use crate::render::{age, clock, evidence, short, verdict_word};
+
+/// What a key on the keyboard asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    TakeKeyAway,
+    GiveKeyBack,
+    Outage,
+    RotateMasterKeys,
+    NewKeyVersion,
+    Quit,
+}
+
+/// Keys, what they ask for, and how the last line names them.
+pub(crate) const KEYS: [(char, Action, &str); 6] = [
+    ('t', Action::TakeKeyAway, "take key away"),
+    ('g', Action::GiveKeyBack, "give back"),
+    ('o', Action::Outage, "outage 30s"),
+    ('r', Action::RotateMasterKeys, "rotate"),
+    ('n', Action::NewKeyVersion, "new key version"),
+    ('q', Action::Quit, "quit"),
+];
+
+/// How the board looks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Theme {
+    colours: bool,
+}
+
+impl Theme {
+    /// Without colours where `NO_COLOR` is set.
+    pub(crate) fn from_environment() -> Self {
+        Self { colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+    }
+
+    fn colour(self, colour: Color) -> Style {
+        if self.colours { Style::new().fg(colour) } else { Style::new() }
+    }
+
+    fn good(self) -> Style {
+        self.colour(Color::Green)
+    }
+
+    fn odd(self) -> Style {
+        self.colour(Color::Yellow)
+    }
+
+    fn bad(self) -> Style {
+        self.colour(Color::Red).add_modifier(Modifier::BOLD)
+    }
+
+    fn quiet(self) -> Style {
+        if self.colours { Style::new().fg(Color::DarkGray) } else { Style::new().add_modifier(Modifier::DIM) }
+    }
+
+    fn accent(self) -> Style {
+        self.colour(Color::Cyan).add_modifier(Modifier::BOLD)
+    }
+
+    fn state(self, state: NodeState) -> Style {
+        match state {
+            NodeState::Running => self.good(),
+            NodeState::Starting | NodeState::WaitingForCustomerKey => self.odd(),
+            NodeState::StoppedRevoked | NodeState::Failed => self.bad(),
+            NodeState::Stopped => self.quiet(),
+        }
+    }
+
+    fn verdict(self, verdict: Verdict) -> Style {
+        match verdict {
+            Verdict::Valid => self.good(),
+            Verdict::Unavailable => self.odd(),
+            Verdict::Revoked => self.bad(),
+        }
+    }
+
+    /// The same colour as on the command line.
+    fn of(self, style: anstyle::Style) -> Style {
+        match style {
+            crate::render::GREEN => self.good(),
+            crate::render::YELLOW => self.odd(),
+            crate::render::RED => self.bad(),
+            _ => self.quiet(),
+        }
+    }
+}
+
+/// Draws everything; `events` newest last.
+pub(crate) fn draw(frame: &mut Frame<'_>, view: &View, events: &[Event], theme: Theme) {
+    const TOP: u16 = 5;
+    const LEAST_EVENTS: u16 = 5;
+    let area = frame.area();
+    let count = u16::try_from(view.nodes.len()).unwrap_or(u16::MAX).max(1);
+    // Three lines per node where they fit, else two, else one.
+    let room = area.height.saturating_sub(TOP + LEAST_EVENTS + 1 + 3);
+    let per_node = (room / count).clamp(1, 3);
+    let [top, nodes, log, keys] = Layout::vertical([
+        Constraint::Length(TOP),
+        Constraint::Length(count.saturating_mul(per_node).saturating_add(3)),
+        Constraint::Min(3),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_vault(frame, top, view, theme);
+    draw_nodes(frame, nodes, view, usize::from(per_node), theme);
+    draw_events(frame, log, events, theme);
+    draw_keys(frame, keys, theme);
+}
+
+fn block<'a>(title: impl Into<Line<'a>>, theme: Theme) -> Block<'a> {
+    Block::bordered().border_type(BorderType::Rounded).border_style(theme.quiet()).title(title)
+}
+
+fn draw_vault(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) {
+    let up = age(view.started_at, view.now);
+    let block = block(Line::from(vec![" keyward dev ".into()]).style(theme.accent()), theme)
+        .title(Line::from(format!(" up {up} · {} UTC ", clock(view.now))).right_aligned());
+    let (dot, word) = match (view.vault.up, view.vault.faults.as_slice()) {
+        (false, _) => (theme.odd(), "no answer".to_owned()),
+        (true, []) => (theme.good(), "up".to_owned()),
+        (true, faults) => (theme.odd(), format!("fault: {}", faults.join(", "))),
+    };
+    let vault = row("vault", dot, &word, view.vault.url.clone(), theme);
+    let key = row(
+        "customer key",
+        match view.key.state {
+            KeyState::Enabled => theme.good(),
+            KeyState::Disabled | KeyState::Deleted => theme.bad(),
+            KeyState::Unknown => theme.odd(),
+        },
+        view.key.state.word(),
+        format!("{} {}", view.key.name, view.key.version),
+        theme,
+    );
+    let windows = view.windows;
+    let probes = Line::from(vec![
+        Span::styled(format!(" {:<14}", "probes"), theme.quiet()),
+        format!("every {} s; ", windows.probe_s).into(),
+        format!("revoked after {} s, denials {} s ", windows.strong_s, windows.denial_s).into(),
+        Span::styled("(short, for trying out)", theme.quiet()),
+    ]);
+    frame.render_widget(Paragraph::new(vec![vault, key, probes]).block(block), area);
+}
+
+fn row(name: &str, dot: Style, word: &str, rest: String, theme: Theme) -> Line<'static> {
+    Line::from(vec![
+        Span::styled(format!(" {name:<14}"), theme.quiet()),
+        Span::styled(format!("● {word:<16} "), dot),
+        rest.into(),
+    ])
+}
+
+fn draw_nodes(frame: &mut Frame<'_>, area: Rect, view: &View, per_node: usize, theme: Theme) {
+    let block = block(format!(" {} nodes · {} ", view.nodes.len(), view.engine), theme);
+    let header = format!(
+        " {:<8} {:<23} {:<12} {:<15} {:>4}  {}",
+        "node", "state", "verdict", "master key", "keys", "process"
+    );
+    let mut lines = vec![Line::styled(header, theme.quiet())];
+    lines.extend(view.nodes.iter().flat_map(|node| node_lines(node, view, theme).into_iter().take(per_node)));
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn node_lines(node: &NodeView, view: &View, theme: Theme) -> Vec<Line<'static>> {
+    let name = Span::styled(format!(" {:<8} ", node.name), Style::new().add_modifier(Modifier::BOLD));
+    let Some(status) = &node.status else {
+        let gone = Span::styled("● its agent does not answer", theme.bad());
+        return vec![Line::from(vec![name, gone]), Line::from(""), Line::from("")];
+    };
+    let master_key = status.master_key.as_ref().map_or("–".to_owned(), |key| {
+        let held = if status.master_key_held { "" } else { " ✗" };
+        format!("{} {}{held}", short(&key.id), age(key.created_at, view.now))
+    });
+    let process = status.engine.as_ref().map_or("–".to_owned(), |engine| engine.pid.to_string());
+    let first = Line::from(vec![
+        name,
+        Span::styled(format!("{:<23} ", format!("● {}", status.state)), theme.state(status.state)),
+        Span::styled(format!("{:<12} ", verdict_word(status.verdict)), theme.verdict(status.verdict)),
+        format!("{master_key:<15} {:>4}  {process}", status.database_keys.len()).into(),
+    ]);
+    let reason = Line::from(vec![" ".repeat(10).into(), status.reason.clone().into()]);
+    vec![first, reason, probe_line(status, view, theme)]
+}
+
+fn probe_line(status: &NodeStatus, view: &View, theme: Theme) -> Line<'static> {
+    let text = match status.evidence.first() {
+        Some(probe) => format!("probe {} ago: {}", age(probe.at, view.now), evidence(probe)),
+        None => "not probed yet".to_owned(),
+    };
+    let mut spans = vec![Span::styled(format!("{}{text}", " ".repeat(10)), theme.quiet())];
+    if !status.memory_locked {
+        spans.push(Span::styled("  memory not locked", theme.odd()));
+    }
+    Line::from(spans)
+}
+
+fn draw_events(frame: &mut Frame<'_>, area: Rect, events: &[Event], theme: Theme) {
+    let block = block(" events ", theme);
+    let fits = usize::from(block.inner(area).height);
+    let shown = &events[events.len().saturating_sub(fits)..];
+    let lines: Vec<Line<'_>> = shown
+        .iter()
+        .map(|event| {
+            let (who, text, style) = event.parts();
+            Line::from(vec![
+                Span::styled(format!(" {} ", clock(event.at)), theme.quiet()),
+                Span::styled("● ", theme.of(style)),
+                format!("{who:<8} {text}").into(),
+            ])
+        })
+        .collect();
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn draw_keys(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
+    let mut spans = Vec::new();
+    for (key, _, text) in KEYS {
+        spans.push(Span::styled(format!(" {key} "), theme.accent()));
+        spans.push(Span::styled(format!("{text} "), theme.quiet()));
+    }
+    frame.render_widget(Paragraph::new(Line::from(spans)), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::super::view::{changes, samples};
+    use super::*;
+
+    fn screen(view: &View, before: &View, (width, height): (u16, u16)) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        let events: Vec<Event> =
+            [changes(None, before), changes(Some(before), view)].into_iter().flatten().collect();
+        terminal.draw(|frame| draw(frame, view, &events, Theme { colours: true })).unwrap();
+        terminal.backend().to_string()
+    }
+
+    const NORMAL: (u16, u16) = (80, 24);
+
+    #[test]
+    fn running() {
+        insta::assert_snapshot!(screen(&samples::running(), &samples::running(), NORMAL));
+    }
+
+    #[test]
+    fn revoked() {
+        insta::assert_snapshot!(screen(&samples::revoked(), &samples::running(), NORMAL));
+    }
+
+    #[test]
+    fn outage() {
+        insta::assert_snapshot!(screen(&samples::outage(), &samples::running(), NORMAL));
+    }
+
+    #[test]
+    fn a_lost_agent_and_a_fault() {
+        let mut view = samples::running();
+        view.nodes[1].status = None;
+        view.vault.faults = vec!["throttle".into()];
+        insta::assert_snapshot!(screen(&view, &samples::running(), NORMAL));
+    }
+
+    #[test]
+    fn nine_nodes_still_fit() {
+        let mut view = samples::running();
+        let node = view.nodes[0].clone();
+        view.nodes = (0..9).map(|i| NodeView { name: format!("node-{i}"), ..node.clone() }).collect();
+        insta::assert_snapshot!(screen(&view, &samples::running(), NORMAL));
+    }
+
+    #[test]
+    fn no_size_panics() {
+        for size in [(0, 0), (1, 1), (10, 3), (80, 5), (20, 24), (200, 60)] {
+            screen(&samples::revoked(), &samples::running(), size);
+        }
+    }
+
+    #[test]
+    fn states_have_their_colours_and_none_without_colour() {
+        let draw_in = |colours| {
+            let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+            terminal.draw(|frame| draw(frame, &samples::revoked(), &[], Theme { colours })).unwrap();
+            let buffer = terminal.backend().buffer().clone();
+            buffer.content().iter().map(|cell| cell.fg).collect::<std::collections::HashSet<_>>()
+        };
+        assert!(draw_in(true).contains(&Color::Red));
+        assert_eq!(draw_in(false), std::collections::HashSet::from([Color::Reset]));
+    }
+}

@@ -1,0 +1,75 @@
+//! Makes one replica set of mongods.
+
+use std::time::Duration;
+
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::{Client, options::ClientOptions};
+
+use super::site::{Node, REPLICA_SET};
+use super::view::What;
+
+/// mongod's code for "this set was initiated already".
+const ALREADY_INITIALIZED: i32 = 23;
+
+/// Initiates the set with these members; one that was initiated before stays as it is.
+pub(crate) async fn initiate(members: Vec<Node>) -> What {
+    let Some(first) = members.first() else { return What::Trouble { text: "no members".into() } };
+    match run(first, &configuration(&members)).await {
+        Ok(()) => What::Notice { text: format!("replica set {REPLICA_SET}: {}", uri(&members)) },
+        Err(error) => What::Trouble { text: format!("the replica set could not be made: {error}") },
+    }
+}
+
+/// The whole set's address.
+pub(crate) fn uri(members: &[Node]) -> String {
+    let hosts: Vec<String> = members.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    format!("mongodb://{}/?replicaSet={REPLICA_SET}", hosts.join(","))
+}
+
+async fn run(first: &Node, configuration: &Document) -> mongodb::error::Result<()> {
+    let mut options = ClientOptions::parse(first.uri()).await?;
+    options.server_selection_timeout = Some(Duration::from_secs(20));
+    let client = Client::with_options(options)?;
+    let answer = client.database("admin").run_command(doc! { "replSetInitiate": configuration }).await;
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) => match error.kind.as_ref() {
+            ErrorKind::Command(said) if said.code == ALREADY_INITIALIZED => Ok(()),
+            _ => Err(error),
+        },
+    }
+}
+
+fn configuration(members: &[Node]) -> Document {
+    let members: Vec<Document> = (0_i32..)
+        .zip(members)
+        .map(|(id, node)| doc! { "_id": id, "host": format!("127.0.0.1:{}", node.port) })
+        .collect();
+    doc! { "_id": REPLICA_SET, "members": members }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::site::NodeKind;
+    use super::*;
+
+    #[test]
+    fn the_set_is_all_members() {
+        let node = |name: &str, port| Node {
+            name: name.into(),
+            kind: NodeKind::Member,
+            port,
+            data_path: "/d".into(),
+            socket: "/s".into(),
+        };
+        let members = [node("node-0", 27001), node("node-1", 27002)];
+        assert_eq!(uri(&members), "mongodb://127.0.0.1:27001,127.0.0.1:27002/?replicaSet=keyward");
+        assert_eq!(
+            configuration(&members),
+            doc! { "_id": "keyward", "members": [
+                { "_id": 0, "host": "127.0.0.1:27001" }, { "_id": 1, "host": "127.0.0.1:27002" },
+            ]}
+        );
+    }
+}
