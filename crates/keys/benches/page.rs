@@ -1,0 +1,176 @@
+//! Page encryption against raw in-place AES-256-GCM of aws-lc-rs, and many nonce prefixes against one.
+//!
+//! `cargo bench -p keyward-keys --bench page`. Criterion gives times; the `ratio` lines compare within one run.
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
+
+use std::hint::black_box;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use keyward_keys::{
+    DatabaseKey, KeyId,
+    page::{OVERHEAD, PageCipher},
+};
+
+mod paired;
+
+const SIZES_KIB: [usize; 4] = [4, 8, 32, 128];
+
+/// What DESIGN asks for.
+const AT_LEAST: f64 = 0.95;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    times(&mut criterion);
+    criterion.final_summary();
+
+    for kib in SIZES_KIB {
+        let pages = pages_of(kib << 10);
+        let mut raw = RawSeal(Raw::new(pages, kib << 10));
+        let mut ours = OurSeal(Ours::new(pages, kib << 10, 1));
+        paired::report(&format!("page/seal/{kib}KiB"), AT_LEAST, &mut raw, &mut ours);
+        let mut raw = RawOpen(Raw::new(pages, kib << 10));
+        let mut ours = OurOpen(Ours::new(pages, kib << 10, 1));
+        paired::report(&format!("page/open/{kib}KiB"), AT_LEAST, &mut raw, &mut ours);
+    }
+    for kib in SIZES_KIB {
+        let mut one = OurOpen(Ours::new(PREFIXES, kib << 10, 1));
+        let mut many = OurOpen(Ours::new(PREFIXES, kib << 10, PREFIXES));
+        let name = format!("page/open-{PREFIXES}-prefixes/{kib}KiB");
+        paired::report(&name, AT_LEAST, &mut one, &mut many);
+    }
+}
+
+const PREFIXES: usize = 1000;
+
+fn times(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("page");
+    group.sample_size(20).measurement_time(std::time::Duration::from_secs(1));
+    group.warm_up_time(std::time::Duration::from_millis(300));
+    for kib in SIZES_KIB {
+        group.throughput(Throughput::Bytes((kib << 10) as u64));
+        let mut ours = Ours::new(1, kib << 10, 1);
+        group.bench_function(BenchmarkId::new("seal", format!("{kib}KiB")), |b| b.iter(|| ours.seal(0)));
+        group.bench_function(BenchmarkId::new("open", format!("{kib}KiB")), |b| b.iter(|| ours.open(0)));
+        let mut raw = Raw::new(1, kib << 10);
+        group.bench_function(BenchmarkId::new("raw-seal", format!("{kib}KiB")), |b| b.iter(|| raw.seal(0)));
+    }
+    group.finish();
+}
+
+/// So many pages that one round takes about a quarter of a millisecond, within the cache.
+fn pages_of(bytes: usize) -> usize {
+    ((1 << 20) / bytes).max(4)
+}
+
+/// AES-256-GCM as aws-lc-rs gives it, in place.
+struct Raw {
+    key: LessSafeKey,
+    pages: Vec<(Vec<u8>, [u8; 16], u64)>,
+    next: u64,
+}
+
+impl Raw {
+    fn new(pages: usize, bytes: usize) -> Self {
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).unwrap());
+        Self { key, pages: (0..pages).map(|_| (page(bytes), [0; 16], 0)).collect(), next: 0 }
+    }
+
+    fn seal(&mut self, at: usize) {
+        self.next += 1;
+        let (page, tag, number) = &mut self.pages[at];
+        *number = self.next;
+        let sealed = self.key.seal_in_place_separate_tag(nonce(self.next), Aad::from([1; 17]), page).unwrap();
+        tag.copy_from_slice(sealed.as_ref());
+    }
+
+    fn open(&mut self, at: usize) {
+        let (page, tag, number) = &mut self.pages[at];
+        let opened = self.key.open_in_place_separate_tag(nonce(*number), Aad::from([1; 17]), &*tag, page);
+        black_box(opened.unwrap());
+    }
+}
+
+fn nonce(number: u64) -> Nonce {
+    let mut bytes = [0; 12];
+    bytes[4..].copy_from_slice(&number.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+/// The page cipher, from one buffer to another, sealing with `prefixes` ciphers and opening with one.
+struct Ours {
+    sealers: Vec<PageCipher>,
+    opener: PageCipher,
+    plain: Vec<u8>,
+    sealed: Vec<Vec<u8>>,
+    out: Vec<u8>,
+}
+
+impl Ours {
+    fn new(pages: usize, bytes: usize, prefixes: usize) -> Self {
+        let key = DatabaseKey::make().unwrap();
+        let cipher = || PageCipher::new(KeyId::from_bytes([1; 16]), &key).unwrap();
+        let mut ours = Self {
+            sealers: (0..prefixes).map(|_| cipher()).collect(),
+            opener: cipher(),
+            plain: page(bytes),
+            sealed: vec![vec![0; bytes + OVERHEAD]; pages],
+            out: vec![0; bytes],
+        };
+        for at in 0..pages {
+            ours.seal(at);
+            ours.open(at);
+        }
+        ours
+    }
+
+    fn seal(&mut self, at: usize) {
+        let sealer = &self.sealers[at % self.sealers.len()];
+        black_box(sealer.seal(&self.plain, &mut self.sealed[at]).unwrap());
+    }
+
+    fn open(&mut self, at: usize) {
+        black_box(self.opener.open(&self.sealed[at], &mut self.out).unwrap());
+    }
+}
+
+fn page(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at % 251) as u8).collect()
+}
+
+struct RawSeal(Raw);
+struct RawOpen(Raw);
+struct OurSeal(Ours);
+struct OurOpen(Ours);
+
+impl paired::Side for RawSeal {
+    fn run(&mut self) {
+        (0..self.0.pages.len()).for_each(|at| self.0.seal(at));
+    }
+}
+
+impl paired::Side for RawOpen {
+    fn prepare(&mut self) {
+        (0..self.0.pages.len()).for_each(|at| self.0.seal(at));
+    }
+    fn run(&mut self) {
+        (0..self.0.pages.len()).for_each(|at| self.0.open(at));
+    }
+}
+
+impl paired::Side for OurSeal {
+    fn run(&mut self) {
+        (0..self.0.sealed.len()).for_each(|at| self.0.seal(at));
+    }
+}
+
+impl paired::Side for OurOpen {
+    fn prepare(&mut self) {
+        if self.0.sealers.len() == 1 && self.0.sealed.len() < PREFIXES {
+            (0..self.0.sealed.len()).for_each(|at| self.0.seal(at));
+        }
+    }
+    fn run(&mut self) {
+        (0..self.0.sealed.len()).for_each(|at| self.0.open(at));
+    }
+}
