@@ -1,1 +1,166 @@
-//! The node: keystore, verdict, the lifecycle of the database process, rotation, snapshots, proof.
+//! The agent: one per node.
+//!
+//! Owns the node's keystore, its database process and its verdict. Decisions are pure functions of
+//! `keyward_model`; this crate asks the vault, writes the disk, starts and stops the process. It must never stop a
+//! database for an outage, never let a key reach the disk, a log or an environment, and never end the database by
+//! ending itself.
+
+pub mod admin;
+mod clock;
+pub mod config;
+pub mod disk;
+pub mod engine;
+pub mod keyring;
+pub mod keysock;
+pub mod keystore;
+pub mod memory;
+pub mod metrics;
+pub mod node;
+mod notify;
+pub mod operations;
+pub mod preflight;
+pub mod prove;
+pub mod snapshot;
+mod wrap;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use keyward_kms::azure::{AzureKeyService, ConfigError};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use clock::Clock;
+
+use crate::{
+    config::Config,
+    disk::{Disk as _, HostDisk},
+    engine::EngineError,
+    memory::{DirLock, MemoryError},
+    node::{NodeError, NodeHandle, Parts},
+};
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A folder of the node.
+    #[error("{path} cannot be used")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A lock, or the agent's memory.
+    #[error("the node's folders cannot be used")]
+    Memory(#[from] MemoryError),
+    /// The customer key's settings.
+    #[error("the section [customer_key] cannot be used")]
+    CustomerKey(#[from] ConfigError),
+    /// The database process' settings.
+    #[error("the section [engine] cannot be used")]
+    Engine(#[from] EngineError),
+    /// The node.
+    #[error("the node cannot be opened")]
+    Node(#[from] NodeError),
+    /// A socket.
+    #[error("{what} cannot be served")]
+    Listen {
+        /// Which.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Folder { .. } => "check that it exists, and its owner and permissions".to_owned(),
+            Self::Memory(error) => error.hint().to_owned(),
+            Self::CustomerKey(error) => error.hint().to_owned(),
+            Self::Engine(error) => error.hint().to_owned(),
+            Self::Node(error) => error.hint(),
+            Self::Listen { .. } => "check that nothing else uses it, and the folder's permissions".to_owned(),
+        }
+    }
+}
+
+/// Runs the agent until `shutdown`. The database runs on afterwards, unless the operator had it stopped.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    protect_process();
+    let disk = HostDisk;
+    let folder = |path: PathBuf| move |source| RunError::Folder { path, source };
+    for dir in [&config.state_dir, &config.keyward_dir()] {
+        disk.create_dir(dir).map_err(folder(dir.clone()))?;
+    }
+    // For as long as the agent lives: one agent per data path, and per memory of a node.
+    let _data_lock = DirLock::take(&config.keyward_dir())?;
+    let _state_lock = DirLock::take(&config.state_dir)?;
+    let clock = Clock::open().map_err(folder(PathBuf::from("/proc/sys/kernel/random/boot_id")))?;
+    let service = Arc::new(AzureKeyService::new(config.customer_key.azure.clone())?);
+    let engine = engine::open(&config)?;
+    let parts = Parts { service, engine, disk: Arc::new(disk), clock };
+    serve(config, parts, shutdown).await
+}
+
+/// The agent without the locks and the real parts.
+pub async fn serve(config: Config, parts: Parts, shutdown: CancellationToken) -> Result<(), RunError> {
+    let key_socket = config.key_socket();
+    let admin_socket = config.admin_socket.clone();
+    let metrics = config.metrics_listen;
+    let shared = config.engine.user.is_some();
+    let (node, shell) = NodeHandle::open(config, parts)?;
+    let listening = |what: String| move |source| RunError::Listen { what, source };
+    let keys = keysock::listen(&key_socket, shared)
+        .map_err(listening(format!("the key socket {}", key_socket.display())))?;
+    let admin_what = format!("the admin socket {}", admin_socket.display());
+    let admin = admin::server::listen(&admin_socket).map_err(listening(admin_what.clone()))?;
+
+    let tasks = TaskTracker::new();
+    tasks.spawn(keysock::serve(keys, node.clone(), shutdown.clone()));
+    tasks.spawn(watchdog(shutdown.clone()));
+    if let Some(listen) = metrics {
+        let (node, shutdown) = (node.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            // if let Err(error) = metrics::serve(listen, node, shutdown).await {
+            //     tracing::error!("metrics on {listen} are not served: {error}");
+            // }
+            let _ = (listen, node, shutdown);
+        });
+    }
+    let deciding = tasks.spawn(shell.run(shutdown.clone()));
+    notify::ready();
+    let served = admin::server::serve(admin, node, shutdown.clone()).await;
+    shutdown.cancel();
+    notify::stopping();
+    let _ = deciding.await;
+    tasks.close();
+    tasks.wait().await;
+    let _ = std::fs::remove_file(&admin_socket);
+    served.map_err(listening(admin_what))
+}
+
+/// Keeps keys out of core files and, as far as the host allows, out of swap.
+fn protect_process() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    keyward_keys::set_dont_fork(true);
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!("core files of the agent could not be forbidden: {error}");
+    }
+    let memlock = getrlimit(Resource::Memlock);
+    // Best effort: what cannot be locked is shown in status.
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: memlock.maximum, maximum: memlock.maximum });
+}
+
+async fn watchdog(shutdown: CancellationToken) {
+    let Some(every) = notify::watchdog() else { return };
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => notify::alive(),
+            () = shutdown.cancelled() => return,
+        }
+    }
+}

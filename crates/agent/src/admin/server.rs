@@ -1,0 +1,243 @@
+//! Serves the admin socket.
+
+use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, Request, State, connect_info::Connected},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use futures_util::{StreamExt as _, stream};
+use http::StatusCode;
+use keyward_model::{KeyIdentifier, NodeStatus};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{net::UnixListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
+
+use super::{ExportedKeystore, Failure, Line, ProgressLine, progress::Progress};
+use crate::{
+    node::{NodeError, NodeHandle},
+    operations,
+};
+
+/// Who connected.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { uid: stream.io().peer_cred().ok().map(|peer| peer.uid()) }
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    node: NodeHandle,
+    running: TaskTracker,
+}
+
+/// Makes the socket, for the agent's user alone.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown`; then waits for what was begun.
+pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: CancellationToken) -> io::Result<()> {
+    let running = TaskTracker::new();
+    let app = App { node, running: running.clone() };
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/start", post(start))
+        .route("/v1/stop", post(stop))
+        // .route("/v1/prove", post(prove_node))
+        .route("/v1/rotate-master-key", post(rotate))
+        .route("/v1/rewrap", post(rewrap))
+        // .route("/v1/snapshot", post(snapshot_node))
+        // .route("/v1/restore", post(restore))
+        .route("/v1/approve", post(approve))
+        .route("/v1/keystore-export", post(export))
+        .layer(middleware::from_fn(admit))
+        .with_state(app);
+    let stopped = shutdown.clone();
+    let serving = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(async move { stopped.cancelled().await })
+        .into_future();
+    // A client that keeps its connection open must not keep the agent.
+    let outcome = tokio::select! {
+        outcome = serving => outcome,
+        () = async { shutdown.cancelled().await; running.close(); running.wait().await } => Ok(()),
+    };
+    running.close();
+    running.wait().await;
+    outcome
+}
+
+/// Lets root and the agent's own user in.
+async fn admit(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    match peer.uid {
+        Some(uid) if uid == own || uid == 0 => next.run(request).await,
+        Some(_) | None => {
+            let failure = Failure {
+                code: "NOT_ALLOWED".to_owned(),
+                message: "only root and the agent's own user may use the admin socket".to_owned(),
+                hint: "run the command as that user".to_owned(),
+                exit: 1,
+            };
+            (StatusCode::FORBIDDEN, Json(Line::Error(failure))).into_response()
+        }
+    }
+}
+
+async fn status(State(app): State<App>) -> Json<NodeStatus> {
+    Json(app.node.status())
+}
+
+async fn start(State(app): State<App>) -> Response {
+    stream_of(app, |node, _| async move { node.start().await.map(|()| node.status()) })
+}
+
+async fn stop(State(app): State<App>) -> Response {
+    stream_of(app, |node, _| async move { node.stop().await.map(|()| node.status()) })
+}
+
+// async fn prove_node(State(app): State<App>) -> Response {
+//     stream_of(app, |node, progress| async move { prove::prove(&node, &progress).await })
+// }
+
+async fn rotate(State(app): State<App>) -> Response {
+    stream_of(app, |node, progress| async move { operations::rotate_master_key(&node, &progress).await })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RewrapBody {
+    key_identifier: KeyIdentifier,
+}
+
+async fn rewrap(State(app): State<App>, body: Bytes) -> Response {
+    with_body(app, &body, |node, body: RewrapBody, progress| async move {
+        operations::rewrap(&node, &body.key_identifier, &progress).await
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotBody {
+    to: Url,
+}
+
+// async fn snapshot_node(State(app): State<App>, body: Bytes) -> Response {
+//     with_body(app, &body, |node, body: SnapshotBody, progress| async move {
+//         snapshot::create(&node, &body.to, &progress).await
+//     })
+// }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoreBody {
+    from: Url,
+}
+
+// async fn restore(State(app): State<App>, body: Bytes) -> Response {
+//     with_body(app, &body, |node, body: RestoreBody, progress| async move {
+//         snapshot::restore(&node, &body.from, &progress).await
+//     })
+// }
+
+async fn approve(State(app): State<App>) -> Response {
+    stream_of(app, |node, _| async move { node.approve().await.map(|()| node.status()) })
+}
+
+async fn export(State(app): State<App>) -> Response {
+    stream_of(app, |node, _| async move {
+        let bytes = node.keystore_bytes()?;
+        let generation =
+            keyward_keys::keystore::SealedKeystore::parse(&bytes).map_err(NodeError::from)?.generation();
+        let keystore_base64 = data_encoding::BASE64.encode(&bytes);
+        Ok::<_, NodeError>(ExportedKeystore { generation, keystore_base64 })
+    })
+}
+
+fn with_body<B, T, E, F>(
+    app: App,
+    body: &Bytes,
+    work: impl FnOnce(NodeHandle, B, Progress) -> F + Send + 'static,
+) -> Response
+where
+    B: DeserializeOwned + Send + 'static,
+    T: Serialize,
+    E: Into<Failure>,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    match serde_json::from_slice::<B>(body) {
+        Ok(body) => stream_of(app, move |node, progress| work(node, body, progress)),
+        Err(error) => {
+            let failure = Failure {
+                code: "BAD_REQUEST".to_owned(),
+                message: format!("the request cannot be read: {error}"),
+                hint: "see `keyward node --help`".to_owned(),
+                exit: 1,
+            };
+            (StatusCode::BAD_REQUEST, Json(Line::Error(failure))).into_response()
+        }
+    }
+}
+
+/// Runs `work` to its end even if the client goes away, and streams what it says.
+fn stream_of<T, E, F>(app: App, work: impl FnOnce(NodeHandle, Progress) -> F + Send + 'static) -> Response
+where
+    T: Serialize,
+    E: Into<Failure>,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let (progress, lines) = mpsc::channel::<ProgressLine>(64);
+    let node = app.node;
+    let done = app.running.spawn(async move {
+        let outcome = work(node, Progress::new(progress)).await;
+        match outcome.map_err(Into::into) {
+            Ok(value) => match serde_json::to_value(&value) {
+                Ok(value) => Line::Result(value),
+                Err(error) => Line::Error(internal(format!("the result cannot be written: {error}"))),
+            },
+            Err(failure) => Line::Error(failure),
+        }
+    });
+    let progress = stream::unfold(lines, |mut lines| async {
+        lines.recv().await.map(|line| (Line::Progress(line), lines))
+    });
+    let last = stream::once(async {
+        done.await.unwrap_or_else(|_| Line::Error(internal("a task of the agent died".to_owned())))
+    });
+    let text = progress.chain(last).map(|line| {
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        Ok::<_, Infallible>(Bytes::from(text))
+    });
+    ([(http::header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(text)).into_response()
+}
+
+fn internal(message: String) -> Failure {
+    Failure {
+        code: "INTERNAL".to_owned(),
+        message,
+        hint: "see the agent's log and report it".to_owned(),
+        exit: 1,
+    }
+}

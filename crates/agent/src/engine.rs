@@ -1,0 +1,442 @@
+//! The database process: how it is started, found again, asked and stopped.
+//!
+//! Owns the two traits that the node's shell drives. It must never see a key: the encryptor in the process gets
+//! its keys over the agent's socket.
+
+mod binary;
+mod command;
+pub mod database;
+pub mod exposure;
+mod foreign;
+mod identity;
+mod library;
+pub mod medium;
+mod process;
+mod scope;
+pub mod swap;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use keyward_keys::key_id::KeyId;
+use serde::{Deserialize, Serialize};
+
+pub use binary::{Binary, BinaryError, identify};
+use database::{Database, DatabaseError};
+use process::{Handle, Invocation};
+
+use crate::{
+    config::{Config, EngineKind},
+    preflight::Finding,
+};
+
+/// What a start needs from the node.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The agent's socket for encryptors.
+    pub socket: PathBuf,
+    /// The key id of `.system`: the same at every start of the node.
+    pub system_key_id: KeyId,
+}
+
+/// What finds a process again after a restart of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineRecord {
+    /// Process id.
+    pub pid: u32,
+    /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id` at the start.
+    pub boot_id: String,
+    /// The engine's version, as far as known at the start.
+    pub version: String,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status or signal, and the last lines of its log, in words for a person.
+    pub text: String,
+    /// Whether it ended as a clean stop does.
+    pub clean: bool,
+}
+
+/// One kind of database process on one node.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// `mongod` or `secantusdb`.
+    fn kind(&self) -> &'static str;
+
+    /// Whether the data path holds data of this engine already.
+    fn has_data(&self) -> Result<bool, EngineError>;
+
+    /// Starts the process in a session of its own and returns once it exists; its encryptor has not said hello yet.
+    async fn spawn(&self, launch: &Launch) -> Result<Box<dyn EngineProcess>, EngineError>;
+
+    /// Finds the process that an earlier agent started: by `record`, or, when the agent died before it could write
+    /// one, by the socket in the process' environment. `None` when none runs.
+    async fn find(
+        &self,
+        record: Option<&EngineRecord>,
+        launch: &Launch,
+    ) -> Result<Option<Box<dyn EngineProcess>>, EngineError>;
+
+    /// A process on the node's data path or port that is not `own`, in words.
+    async fn foreign(&self, own: Option<u32>) -> Option<String>;
+}
+
+/// A running (or ended) database process.
+#[async_trait]
+pub trait EngineProcess: Send + Sync + 'static {
+    /// What finds it again.
+    fn record(&self) -> EngineRecord;
+
+    /// Whether `pid` is the process or one of its descendants.
+    fn owns(&self, pid: u32) -> bool;
+
+    /// Waits for its end. May be called by several tasks, and dropped at any time.
+    async fn wait(&self) -> Exit;
+
+    /// Asks it to end cleanly, kills it after `grace`, and waits until it is gone.
+    async fn stop(&self, grace: Duration) -> Result<Exit, EngineError>;
+
+    /// Asks it over its own protocol; gives its version.
+    async fn ping(&self) -> Result<String, EngineError>;
+}
+
+/// What can go wrong with a database process.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The program does not start.
+    #[error("{} cannot be started", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program was asked what it is and failed.
+    #[error("{} cannot be asked for its version: {status}", program.display())]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// How it ended.
+        status: String,
+    },
+    /// The program is not one that keyward loads into.
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    /// The process was gone before it could be watched.
+    #[error("the engine ended at once; its log ends with: {log}")]
+    VanishedAtStart {
+        /// The end of its log.
+        log: String,
+    },
+    /// A system call on the process failed.
+    #[error("process {pid} cannot be watched or signalled")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host's boot id cannot be read.
+    #[error("/proc/sys/kernel/random/boot_id cannot be read")]
+    BootId(#[source] io::Error),
+    /// The engine's log cannot be opened.
+    #[error("the engine's log {} cannot be opened", path.display())]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The encryptor's library cannot be copied into the state directory.
+    #[error("the encryptor library {} cannot be read or copied", path.display())]
+    Library {
+        /// The file in question.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A copy of the library is not what its name says.
+    #[error("the copy {} of the encryptor library has been changed", path.display())]
+    LibraryChanged {
+        /// The copy.
+        path: PathBuf,
+    },
+    /// A path that WiredTiger's configuration language cannot hold.
+    #[error("the path {} has a quote, a backslash or a control character in it", path.display())]
+    AwkwardPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The data path or another directory cannot be used.
+    #[error("{} cannot be read or written", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What holds a path cannot be found out.
+    #[error("the file system of {} cannot be asked", path.display())]
+    Medium {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `engine.user` names nobody.
+    #[error("there is no user `{user}` on this host")]
+    UnknownUser {
+        /// As configured.
+        user: String,
+    },
+    /// The exposure level or the swap of the host forbids a start.
+    #[error("{}", .0.iter().map(|f| f.text.as_str()).collect::<Vec<_>>().join("; "))]
+    Refused(Vec<Finding>),
+    /// The engine does not answer as it should.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl EngineError {
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Spawn { .. } | Self::Program { .. } => {
+                "check engine.program in the agent's file".to_owned()
+            }
+            Self::Binary(error) => error.hint(),
+            Self::VanishedAtStart { .. } => "read the engine's log".to_owned(),
+            Self::Process { .. } => {
+                "run the agent as root, or the engine under the agent's own user".to_owned()
+            }
+            Self::BootId(_) => "mount /proc".to_owned(),
+            Self::Log { .. } | Self::Directory { .. } | Self::Medium { .. } => {
+                "check the path, its owner and its mode".to_owned()
+            }
+            Self::Library { .. } => {
+                "check `encryptor` in the agent's file, and the space in state_dir".to_owned()
+            }
+            Self::LibraryChanged { path } => {
+                format!("find out who wrote it; then remove {} and start again", path.display())
+            }
+            Self::AwkwardPath { .. } => "choose a path without such characters".to_owned(),
+            Self::UnknownUser { .. } => "write engine.user as a name of /etc/passwd or as UID:GID".to_owned(),
+            Self::Refused(findings) => {
+                findings.iter().map(|f| f.hint.as_str()).collect::<Vec<_>>().join("; ")
+            }
+            Self::Database(error) => error.hint().to_owned(),
+        }
+    }
+}
+
+/// The engine of `config`, its program identified. Blocks while the program says what it is.
+///
+/// # Errors
+/// The program is missing, of an unknown release, or one that keyward does not load into.
+pub fn open(config: &Config) -> Result<Arc<dyn Engine>, EngineError> {
+    let binary = identify(&config.engine)?;
+    Ok(Arc::new(LocalEngine { config: config.clone(), binary }))
+}
+
+/// An engine on this host.
+struct LocalEngine {
+    config: Config,
+    binary: Binary,
+}
+
+impl LocalEngine {
+    /// Everything up to the start itself; blocking.
+    fn prepare(&self, launch: &Launch) -> Result<Invocation, EngineError> {
+        let Config { data_path, state_dir, engine, .. } = &self.config;
+        for directory in [data_path, state_dir] {
+            fs::create_dir_all(directory)
+                .map_err(|source| EngineError::Directory { path: directory.clone(), source })?;
+        }
+        let surroundings = scope::Surroundings::here();
+        let exposure = exposure::plan(engine, &exposure::Media::read(data_path, &engine.log_file)?);
+        let swap = swap::Swap::read(swap::engine_gets_scope()).judge(engine.accept_plaintext_in_swap);
+        let refused: Vec<_> = exposure.findings.into_iter().chain(swap).filter(|f| f.refuse).collect();
+        if !refused.is_empty() {
+            return Err(EngineError::Refused(refused));
+        }
+        let library = library::place(&self.config.encryptor, &state_dir.join("lib"))?;
+        if engine.kind == EngineKind::Secantusdb {
+            let path = state_dir.join(command::SECANTUSDB_CONFIG);
+            fs::write(&path, "# Empty on purpose: the agent passes every setting.\n")
+                .map_err(|source| EngineError::Directory { path, source })?;
+        }
+        let wiredtiger_config = command::wiredtiger_config(&library, &self.binary, launch)?;
+        let invocation = Invocation {
+            program: engine.program.clone(),
+            arguments: command::arguments(engine, data_path, state_dir, &exposure.switches),
+            environment: command::environment(engine.kind, &wiredtiger_config, std::env::vars_os()),
+            // The engine's user need not be able to enter the state directory.
+            directory: data_path.clone(),
+            log_file: engine.log_file.clone(),
+            identity: engine.user.as_deref().map(identity::look_up).transpose()?,
+        };
+        Ok(scope::wrap(invocation, &self.config.name, surroundings, engine.accept_plaintext_in_swap))
+    }
+
+    /// Takes back a lock that an agent left behind when it died in the middle of a snapshot.
+    async fn unlock(&self, database: &Database) {
+        let mark = lock_mark(&self.config);
+        if !mark.exists() {
+            return;
+        }
+        match database.unlock().await {
+            Ok(()) => {
+                tracing::warn!("writes were locked by a snapshot that an earlier agent began: unlocked")
+            }
+            // It says so too when it is not locked.
+            Err(error) => tracing::info!("fsyncUnlock: {}", crate::node::chain(&error)),
+        }
+        if let Err(error) = fs::remove_file(&mark) {
+            tracing::warn!("{} could not be removed: {error}", mark.display());
+        }
+    }
+
+    fn process(&self, handle: Handle) -> Box<dyn EngineProcess> {
+        Box::new(LocalProcess { handle, database: Database::new(&self.config.engine) })
+    }
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    fn kind(&self) -> &'static str {
+        self.config.engine.kind.as_str()
+    }
+
+    fn has_data(&self) -> Result<bool, EngineError> {
+        has_data(&self.config.data_path)
+    }
+
+    async fn spawn(&self, launch: &Launch) -> Result<Box<dyn EngineProcess>, EngineError> {
+        let invocation = tokio::task::block_in_place(|| self.prepare(launch))?;
+        Ok(self.process(Handle::spawn(&invocation, &self.binary.version)?))
+    }
+
+    async fn find(
+        &self,
+        record: Option<&EngineRecord>,
+        launch: &Launch,
+    ) -> Result<Option<Box<dyn EngineProcess>>, EngineError> {
+        let log_file = &self.config.engine.log_file;
+        let adopted = match record {
+            Some(record) => Handle::adopt(record, log_file)?,
+            None => None,
+        };
+        let found = match adopted {
+            Some(handle) => Some(handle),
+            None => {
+                let mark = command::socket_mark(&launch.socket)?;
+                match process::with_environment("WIREDTIGER_CONFIG", &mark) {
+                    Some(pid) => Handle::take(pid, &self.binary.version, log_file)?,
+                    None => None,
+                }
+            }
+        };
+        if found.is_some() {
+            self.unlock(&Database::new(&self.config.engine)).await;
+        }
+        Ok(found.map(|handle| self.process(handle)))
+    }
+
+    async fn foreign(&self, own: Option<u32>) -> Option<String> {
+        let data_path = self.config.data_path.clone();
+        let port = match self.config.engine.kind {
+            EngineKind::Mongod | EngineKind::Secantusdb => Some(self.config.engine.port),
+            EngineKind::Wiredtiger => None,
+        };
+        tokio::task::spawn_blocking(move || foreign::find(&data_path, port, own)).await.ok().flatten()
+    }
+}
+
+/// A database process on this host.
+struct LocalProcess {
+    handle: Handle,
+    database: Database,
+}
+
+#[async_trait]
+impl EngineProcess for LocalProcess {
+    fn record(&self) -> EngineRecord {
+        self.handle.record().clone()
+    }
+
+    fn owns(&self, pid: u32) -> bool {
+        self.handle.owns(pid)
+    }
+
+    async fn wait(&self) -> Exit {
+        self.handle.wait().await
+    }
+
+    async fn stop(&self, grace: Duration) -> Result<Exit, EngineError> {
+        self.handle.stop(grace).await
+    }
+
+    async fn ping(&self) -> Result<String, EngineError> {
+        match self.database.kind() {
+            EngineKind::Wiredtiger => Ok(self.handle.record().version.clone()),
+            EngineKind::Mongod | EngineKind::Secantusdb => Ok(self.database.version().await?),
+        }
+    }
+}
+
+/// Whether `data_path` holds anything but what keyward and mount points put there.
+pub(crate) fn has_data(data_path: &Path) -> Result<bool, EngineError> {
+    const NOT_DATA: [&str; 4] = [".keyward", "lost+found", "_tmp", "rollback"];
+    let failed = |source| EngineError::Directory { path: data_path.to_owned(), source };
+    let entries = match fs::read_dir(data_path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        if !NOT_DATA.iter().any(|known| name == *known) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// User and group id of `engine.user`.
+pub(crate) fn user_ids(user: &str) -> Result<(u32, u32), EngineError> {
+    identity::look_up(user)
+}
+
+/// The file that remembers, while it is there, that the agent has locked the database against writes.
+pub(crate) fn lock_mark(config: &Config) -> PathBuf {
+    config.state_dir.join("fsync-lock")
+}
+
+/// The last lines of a log, from byte `start` on: at most 4 lines and 800 characters.
+fn log_tail(log_file: &Path, start: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut text = Vec::new();
+    let read = fs::File::open(log_file).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(start.max(length.saturating_sub(16 * 1024)).min(length)))?;
+        file.take(16 * 1024).read_to_end(&mut text)
+    });
+    if read.is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let tail = lines[lines.len().saturating_sub(4)..].join(" | ");
+    let skip = tail.chars().count().saturating_sub(800);
+    tail.chars().skip(skip).collect()
+}

@@ -1,0 +1,232 @@
+//! What the agent asks of the database over its own protocol.
+//!
+//! Everything here needs only the role of `docs/guides/mongod-user.md` where mongod has users.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+    options::{AuthMechanism, ClientOptions, Credential, ServerAddress},
+};
+use tokio::sync::OnceCell;
+
+use crate::config::{EngineConfig, EngineKind};
+
+/// The database in which a proof writes its markers.
+pub const PROOF_DATABASE: &str = "keyward_proof";
+
+/// A connection to the engine, made at the first use.
+#[derive(Debug, Clone)]
+pub struct Database {
+    kind: EngineKind,
+    host: String,
+    port: u16,
+    user: Option<(String, PathBuf)>,
+    client: OnceCell<Client>,
+}
+
+/// The engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// No answer, or a refusal.
+    #[error("the engine did not answer `{command}`")]
+    Command {
+        /// The command.
+        command: &'static str,
+        /// What the driver says.
+        source: Box<mongodb::error::Error>,
+    },
+    /// The password of the agent's database user cannot be read.
+    #[error("the file {} with the database password cannot be read", path.display())]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DatabaseError {
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Command { source, .. } => match *source.kind {
+                mongodb::error::ErrorKind::Authentication { .. } => {
+                    "check engine.database_user and engine.database_password_file"
+                }
+                _ => {
+                    "check that the engine runs and listens on engine.host and engine.port; where it has users, \
+                     give the agent one: docs/guides/mongod-user.md"
+                }
+            },
+            Self::Password { .. } => "check engine.database_password_file",
+        }
+    }
+}
+
+impl Database {
+    /// For the engine of `config`; connects to nothing yet.
+    pub fn new(config: &EngineConfig) -> Self {
+        Self {
+            kind: config.kind,
+            host: reachable(&config.host),
+            port: config.port,
+            user: config.database_user.clone().zip(config.database_password_file.clone()),
+            client: OnceCell::new(),
+        }
+    }
+
+    /// The kind of engine.
+    pub fn kind(&self) -> EngineKind {
+        self.kind
+    }
+
+    /// Its version, as it says itself.
+    ///
+    /// # Errors
+    /// It does not answer within some seconds.
+    pub async fn version(&self) -> Result<String, DatabaseError> {
+        let info = self.run("admin", "buildInfo", doc! { "buildInfo": 1 }).await?;
+        let text = |name| info.get_str(name).ok().map(str::to_owned);
+        Ok(text("secantusVersion").or_else(|| text("version")).unwrap_or_default())
+    }
+
+    /// Forces everything written so far to disk: a checkpoint on both engines.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn flush(&self) -> Result<(), DatabaseError> {
+        self.run("admin", "fsync", doc! { "fsync": 1 }).await.map(drop)
+    }
+
+    /// Holds all writes until [`Self::unlock`]; mongod only.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn lock(&self) -> Result<(), DatabaseError> {
+        self.run("admin", "fsync", doc! { "fsync": 1, "lock": true }).await.map(drop)
+    }
+
+    /// Ends [`Self::lock`].
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn unlock(&self) -> Result<(), DatabaseError> {
+        self.run("admin", "fsyncUnlock", doc! { "fsyncUnlock": 1 }).await.map(drop)
+    }
+
+    /// SecantusDB's own backup: a `.tar.gz` of a consistent set of WiredTiger's files, written by the engine.
+    ///
+    /// # Errors
+    /// The engine cannot write there, or does not answer.
+    pub async fn backup_archive(&self, to: &str) -> Result<(), DatabaseError> {
+        let command = doc! { "secantusAdmin.backupArchive": 1, "outputPath": to };
+        self.run("admin", "secantusAdmin.backupArchive", command).await.map(drop)
+    }
+
+    /// Writes `documents` into `collection` of the proof's database, journalled.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn insert_markers(
+        &self,
+        collection: &str,
+        documents: Vec<Document>,
+    ) -> Result<(), DatabaseError> {
+        let command =
+            doc! { "insert": collection, "documents": documents, "writeConcern": { "w": 1, "j": true } };
+        self.run(PROOF_DATABASE, "insert", command).await.map(drop)
+    }
+
+    /// Makes an index over `field` of `collection` of the proof's database.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn index_markers(&self, collection: &str, field: &str) -> Result<(), DatabaseError> {
+        let index = doc! { "key": { field: 1 }, "name": "markers" };
+        let command = doc! { "createIndexes": collection, "indexes": [index] };
+        self.run(PROOF_DATABASE, "createIndexes", command).await.map(drop)
+    }
+
+    /// Removes the proof's database.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn drop_markers(&self) -> Result<(), DatabaseError> {
+        self.run(PROOF_DATABASE, "dropDatabase", doc! { "dropDatabase": 1 }).await.map(drop)
+    }
+
+    async fn run(
+        &self,
+        database: &str,
+        name: &'static str,
+        command: Document,
+    ) -> Result<Document, DatabaseError> {
+        let failed = |source| DatabaseError::Command { command: name, source: Box::new(source) };
+        self.client().await?.database(database).run_command(command).await.map_err(failed)
+    }
+
+    async fn client(&self) -> Result<&Client, DatabaseError> {
+        self.client
+            .get_or_try_init(|| async {
+                let failed = |source| DatabaseError::Command { command: "hello", source: Box::new(source) };
+                Client::with_options(self.options().await?).map_err(failed)
+            })
+            .await
+    }
+
+    async fn options(&self) -> Result<ClientOptions, DatabaseError> {
+        let address = ServerAddress::Tcp { host: self.host.clone(), port: Some(self.port) };
+        let mut options = ClientOptions::builder()
+            .hosts(vec![address])
+            .app_name("keyward".to_owned())
+            .direct_connection(true)
+            .server_selection_timeout(Duration::from_secs(5))
+            .connect_timeout(Duration::from_secs(5))
+            .build();
+        if let Some((user, path)) = &self.user {
+            let password = tokio::fs::read_to_string(path)
+                .await
+                .map_err(|source| DatabaseError::Password { path: path.clone(), source })?;
+            options.credential = Some(
+                Credential::builder()
+                    .username(user.clone())
+                    .password(password.trim_end_matches(['\r', '\n']).to_owned())
+                    .source("admin".to_owned())
+                    .mechanism(AuthMechanism::ScramSha256)
+                    .build(),
+            );
+        }
+        Ok(options)
+    }
+}
+
+/// An address to connect to, for the address (or list of them) that the engine binds to.
+fn reachable(bind: &str) -> String {
+    let first = bind.split(',').map(str::trim).find(|host| !host.is_empty() && !host.starts_with('/'));
+    match first {
+        None | Some("0.0.0.0" | "*" | "localhost") => "127.0.0.1".to_owned(),
+        Some("::" | "::0") => "::1".to_owned(),
+        Some(host) => host.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_to_bind_to_becomes_one_to_connect_to() {
+        for (bind, expected) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::", "::1"),
+            ("10.0.0.7,localhost", "10.0.0.7"),
+            ("/tmp/mongodb.sock, 10.0.0.7", "10.0.0.7"),
+            ("localhost", "127.0.0.1"),
+        ] {
+            assert_eq!(reachable(bind), expected, "{bind}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Power cuts: every keystore operation is cut off after each of its disk operations, with every outcome that the
+//! disk may have. Reopening must succeed, no key that was ever durable may be lost, and the operation must be
+//! repeatable.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use keyward_keys::{KeyId, MasterKey, NodeId, assignment::Assignment};
+
+use super::{
+    Keyring, KeyringError,
+    doubles::{NOW, TableVault, all_keys, identifier, keyring, start},
+};
+use crate::disk::fake::{Contents, FakeDisk, Names, Torn};
+
+type Operation = fn(&Keyring, &TableVault) -> Result<(), KeyringError>;
+
+fn open_again(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
+    keyring.wipe();
+    start(keyring, vault, true)
+}
+
+fn refill(keyring: &Keyring, _: &TableVault) -> Result<(), KeyringError> {
+    keyring.refill(NOW)
+}
+
+fn fold(keyring: &Keyring, _: &TableVault) -> Result<(), KeyringError> {
+    let spares = keyring.keys_not_in(&mut Default::default(), true)?;
+    let key_id = spares.iter().map(|key| key.id).min().expect("there is a spare");
+    keyring.fold(&[Assignment { key_id, database: format!("db-{key_id}") }], NOW)
+}
+
+fn rotate(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
+    let new = MasterKey::make().unwrap();
+    let wrap = vault.verified("1", &new);
+    keyring.rotate(new, wrap, NOW)
+}
+
+fn stage(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
+    let master = keyring.master_key_to_wrap()?;
+    let wrap = vault.wrap("2", &MasterKey::take_from(&mut master.clone()).unwrap());
+    keyring.stage(wrap)
+}
+
+fn unstage(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
+    stage(keyring, vault)?;
+    keyring.unstage()
+}
+
+fn rewrap(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
+    let master = keyring.master_key_to_wrap()?;
+    stage(keyring, vault)?;
+    keyring.rely_on(&identifier("2"), &master)
+}
+
+fn rotate_then_rewrap_then_rotate(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
+    rotate(keyring, vault)?;
+    rewrap(keyring, vault)?;
+    let new = MasterKey::make().unwrap();
+    let wrap = vault.verified("2", &new);
+    keyring.rotate(new, wrap, NOW)
+}
+
+const OPERATIONS: [(&str, Operation); 8] = [
+    ("open", open_again),
+    ("refill", refill),
+    ("fold", fold),
+    ("rotate", rotate),
+    ("stage", stage),
+    ("unstage", unstage),
+    ("rewrap", rewrap),
+    ("rotate, rewrap, rotate", rotate_then_rewrap_then_rotate),
+];
+
+/// Every disk that a power cut at this moment can leave behind.
+fn after_power_cuts(disk: &FakeDisk) -> Vec<(String, FakeDisk)> {
+    let mut out = Vec::new();
+    for contents in [Contents::Dropped, Contents::Half, Contents::Kept] {
+        for kept in 0..=disk.pending_names() {
+            for torn in [Torn::No, Torn::BothNames, Torn::TargetGone] {
+                let names = Names { kept, torn };
+                out.push((format!("{contents:?} {names:?}"), disk.after_power_cut(contents, names)));
+            }
+        }
+    }
+    out
+}
+
+fn assert_nothing_lost(had: &BTreeMap<KeyId, [u8; 32]>, now: &BTreeMap<KeyId, [u8; 32]>, what: &str) {
+    for (id, key) in had {
+        assert_eq!(now.get(id), Some(key), "{what}: key {id} is lost or another");
+    }
+}
+
+#[test]
+fn no_power_cut_in_an_operation_loses_a_key() {
+    let vault = TableVault::default();
+    for (name, operation) in OPERATIONS {
+        let disk = Arc::new(FakeDisk::default());
+        let ring = keyring(&disk);
+        start(&ring, &vault, false).unwrap();
+        fold(&ring, &vault).unwrap();
+        let base = disk.after_power_cut(Contents::Kept, Names { kept: usize::MAX, torn: Torn::No });
+        let mut cuts = 0;
+        for operations in 0.. {
+            let disk = Arc::new(base.clone());
+            let ring = keyring(&disk);
+            start(&ring, &vault, true).unwrap();
+            let had = all_keys(&ring);
+            let before = ring.view().unwrap();
+            disk.lose_power_after(operations);
+            let outcome = operation(&ring, &vault);
+            // What memory holds never runs ahead of the disk: nothing but durable keys was ever given out.
+            let given_out = if ring.view().unwrap().held { all_keys(&ring) } else { had.clone() };
+            for (cut, left) in after_power_cuts(&disk) {
+                let what = format!("{name}, power cut after {operations} operations, {cut}");
+                let left = Arc::new(left);
+                let ring = keyring(&left);
+                if let Err(error) = start(&ring, &vault, true) {
+                    panic!("{what}: {}; files: {:?}", crate::node::chain(&error), left.files().keys());
+                }
+                let now = all_keys(&ring);
+                assert_nothing_lost(&had, &now, &what);
+                assert_nothing_lost(&given_out, &now, &what);
+                let view = ring.view().unwrap();
+                assert!(view.generation >= before.generation, "{what}");
+                for old in &before.database_keys {
+                    assert!(view.database_keys.contains(old), "{what}: {old:?}");
+                }
+                assert_eq!(view.wraps.len(), 1, "{what}: leftovers of a rewrap go at the next start");
+                operation(&ring, &vault)
+                    .unwrap_or_else(|error| panic!("{what}: not repeatable: {}", crate::node::chain(&error)));
+                cuts += 1;
+            }
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        println!("{name}: {cuts} power cuts");
+        assert!(cuts >= 9, "{name}: the power was really cut");
+    }
+}
+
+#[test]
+fn no_power_cut_while_a_node_is_made_keeps_it_from_being_made() {
+    let vault = TableVault::default();
+    for operations in 0.. {
+        let disk = Arc::new(FakeDisk::default());
+        disk.lose_power_after(operations);
+        let ring = keyring(&disk);
+        let outcome = start(&ring, &vault, false);
+        let made = ring.view().map(|_| all_keys(&ring));
+        for (cut, left) in after_power_cuts(&disk) {
+            let what = format!("power cut after {operations} operations, {cut}");
+            let ring = keyring(&Arc::new(left));
+            start(&ring, &vault, false)
+                .unwrap_or_else(|error| panic!("{what}: {}", crate::node::chain(&error)));
+            if let (Ok(()), Some(made)) = (&outcome, &made) {
+                assert_nothing_lost(made, &all_keys(&ring), &what);
+            }
+        }
+        if outcome.is_ok() {
+            assert!(operations > 8);
+            break;
+        }
+    }
+}
+
+#[test]
+fn no_power_cut_in_the_recovery_from_a_power_cut_loses_a_key() {
+    let vault = TableVault::default();
+    let disk = Arc::new(FakeDisk::default());
+    let ring = keyring(&disk);
+    start(&ring, &vault, false).unwrap();
+    let had = all_keys(&ring);
+    let start_of_rotation = disk.operations();
+    let whole = Arc::new((*disk).clone());
+    rotate(
+        &{
+            let ring = keyring(&whole);
+            start(&ring, &vault, true).unwrap();
+            ring
+        },
+        &vault,
+    )
+    .unwrap();
+    let length = whole.operations() - start_of_rotation;
+    let mut recoveries = 0;
+    for first in 0..=length {
+        let disk = Arc::new((*disk).clone());
+        let ring = keyring(&disk);
+        start(&ring, &vault, true).unwrap();
+        disk.lose_power_after(first);
+        let _ = rotate(&ring, &vault);
+        for (first_cut, left) in after_power_cuts(&disk) {
+            for second in 0.. {
+                let left = Arc::new(left.clone());
+                left.lose_power_after(second);
+                let ring = keyring(&left);
+                let outcome = start(&ring, &vault, true);
+                for (second_cut, left) in after_power_cuts(&left) {
+                    let what = format!("cuts after {first} ({first_cut}) and {second} ({second_cut})");
+                    let ring = keyring(&Arc::new(left));
+                    start(&ring, &vault, true)
+                        .unwrap_or_else(|error| panic!("{what}: {}", crate::node::chain(&error)));
+                    assert_nothing_lost(&had, &all_keys(&ring), &what);
+                    recoveries += 1;
+                }
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{recoveries} recoveries");
+}
+
+#[test]
+fn no_power_cut_in_a_restore_starts_from_the_wrong_keystore() {
+    let vault = TableVault::default();
+    let source = Arc::new(FakeDisk::default());
+    let ring = keyring(&source);
+    start(&ring, &vault, false).unwrap();
+    fold(&ring, &vault).unwrap();
+    let had = all_keys(&ring);
+    let node_id = NodeId::make();
+    let restore = |ring: &Keyring| -> Result<(), KeyringError> {
+        let copied = source.files()[&super::doubles::main_file()].clone();
+        let sealed = keyward_keys::keystore::SealedKeystore::parse(&copied)?;
+        let mut old = vault.unwrap(&sealed.wraps()[0]);
+        let opened = sealed.open(MasterKey::take_from(&mut old).unwrap())?;
+        let new = MasterKey::make().unwrap();
+        let wrap = vault.verified("9", &new);
+        let image =
+            opened.adopt_as_new_node(node_id, &new, vec![wrap.clone()], ring.seen_generation()?, NOW.0)?;
+        ring.install(node_id, &image, new, wrap)
+    };
+    for operations in 0.. {
+        let disk = Arc::new(FakeDisk::default());
+        disk.lose_power_after(operations);
+        let ring = keyring(&disk);
+        let outcome = restore(&ring);
+        for (cut, left) in after_power_cuts(&disk) {
+            let what = format!("power cut after {operations} operations, {cut}");
+            let left = Arc::new(left);
+            // The data is there already: either the keystore is this node's own, or the start is refused.
+            let ring = keyring(&left);
+            match start(&ring, &vault, true) {
+                Ok(()) => assert_nothing_lost(&had, &all_keys(&ring), &what),
+                Err(error) => {
+                    assert!(outcome.is_err(), "{what}: {}", crate::node::chain(&error));
+                    let ring = keyring(&left);
+                    restore(&ring).unwrap_or_else(|e| panic!("{what}: {}", crate::node::chain(&e)));
+                    start(&ring, &vault, true).unwrap();
+                    assert_nothing_lost(&had, &all_keys(&ring), &what);
+                }
+            }
+        }
+        if outcome.is_ok() {
+            break;
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Keystores that must not be used, and disks that cannot be written: a clear error, and nothing overwritten.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use keyward_keys::MasterKey;
+
+use super::{
+    Keyring, KeyringError,
+    doubles::{NOW, TableVault, all_keys, keyring, main_file, start, state_dir},
+};
+use crate::{
+    disk::{Disk as _, fake::FakeDisk},
+    keystore::KeystoreFileError,
+};
+
+struct Node {
+    disk: Arc<FakeDisk>,
+    vault: TableVault,
+}
+
+impl Node {
+    /// A node with a few generations behind it.
+    fn new() -> Self {
+        let node = Self { disk: Arc::new(FakeDisk::default()), vault: TableVault::default() };
+        node.started().refill(NOW).unwrap();
+        node
+    }
+
+    fn started(&self) -> Keyring {
+        let ring = keyring(&self.disk);
+        start(&ring, &self.vault, false).unwrap();
+        ring
+    }
+
+    fn keystore(&self) -> Vec<u8> {
+        self.disk.read(&main_file()).unwrap()
+    }
+
+    fn put(&self, bytes: &[u8]) {
+        self.disk.write(&main_file(), bytes).unwrap();
+    }
+
+    /// Starts; the error, after seeing that nothing on disk changed.
+    fn refusal(&self) -> KeyringError {
+        let before = self.disk.files();
+        let ring = keyring(&self.disk);
+        let error = start(&ring, &self.vault, true).unwrap_err();
+        assert_eq!(self.disk.files(), before, "nothing is overwritten");
+        assert!(!error.hint().is_empty());
+        error
+    }
+}
+
+fn file_error(error: KeyringError) -> KeystoreFileError {
+    match error {
+        KeyringError::File(error) => error,
+        other => panic!("expected an error of the file, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_truncated_keystore_is_refused_at_every_length() {
+    let node = Node::new();
+    let whole = node.keystore();
+    for len in 0..whole.len() {
+        node.put(&whole[..len]);
+        let error = node.refusal();
+        assert!(matches!(error, KeyringError::File(_) | KeyringError::Keystore(_)), "{len}: {error:?}");
+    }
+    node.put(&whole);
+    start(&keyring(&node.disk), &node.vault, true).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_is_refused_wherever_it_is() {
+    let node = Node::new();
+    let whole = node.keystore();
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 7);
+        node.put(&bytes);
+        let before = node.disk.files();
+        let ring = keyring(&node.disk);
+        // A wrap that was changed is one that the vault does not unwrap.
+        let unwraps = |ring: &Keyring| {
+            let view = ring.view().unwrap();
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| node.vault.unwrap(&view.wraps[0])))
+        };
+        let outcome = match ring.load(true) {
+            Err(error) => Err(error),
+            Ok(Some(_)) => panic!("byte {at}: taken for a new node"),
+            Ok(None) => match quiet(|| unwraps(&ring)) {
+                Ok(mut master) => {
+                    let key = ring.view().unwrap().wraps[0].key_identifier.clone();
+                    ring.open(&mut master, &key, NOW)
+                }
+                Err(_) => continue,
+            },
+        };
+        assert!(outcome.is_err(), "byte {at} flipped and nobody noticed");
+        assert_eq!(node.disk.files(), before, "byte {at}: nothing is overwritten");
+    }
+}
+
+/// The expected panics of the table would fill the log.
+fn quiet<T>(work: impl FnOnce() -> T) -> T {
+    static HOOK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = HOOK.lock();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let out = work();
+    std::panic::set_hook(hook);
+    out
+}
+
+#[test]
+fn a_replayed_keystore_is_refused() {
+    let node = Node::new();
+    let old = node.keystore();
+    let ring = node.started();
+    let new = MasterKey::make().unwrap();
+    let wrap = node.vault.verified("1", &new);
+    ring.rotate(new, wrap, NOW).unwrap();
+    node.put(&old);
+    match file_error(node.refusal()) {
+        KeystoreFileError::Replayed { found, seen, .. } => assert!(found < seen),
+        other => panic!("{other:?}"),
+    }
+    // Nor does an operator's approval bring it back: that would be the attack.
+    assert!(keyring(&node.disk).approve().is_err());
+}
+
+#[test]
+fn a_keystore_of_another_node_is_recognised() {
+    let node = Node::new();
+    let other = Node::new();
+    node.put(&other.keystore());
+    assert!(matches!(file_error(node.refusal()), KeystoreFileError::OtherNode { .. }));
+}
+
+#[test]
+fn a_keystore_unknown_to_this_agent_needs_the_operator() {
+    let node = Node::new();
+    node.disk.remove(&state_dir().join("node.json")).unwrap();
+    let error = file_error(node.refusal());
+    assert!(matches!(error, KeystoreFileError::Unknown { .. }));
+    assert!(error.hint().contains("keyward node restore") && error.hint().contains("keyward node approve"));
+    keyring(&node.disk).approve().unwrap();
+    node.started();
+}
+
+#[test]
+fn a_missing_keystore_beside_data_is_no_new_node() {
+    let node = Node::new();
+    node.disk.remove(&main_file()).unwrap();
+    assert!(matches!(file_error(node.refusal()), KeystoreFileError::Missing { .. }));
+    // Nor is an empty data path, as a file system that is not mounted shows it.
+    let ring = keyring(&node.disk);
+    assert!(matches!(
+        file_error(start(&ring, &node.vault, false).unwrap_err()),
+        KeystoreFileError::Missing { why: "this node had one", .. }
+    ));
+}
+
+#[test]
+fn a_keystore_of_a_newer_version_is_refused_by_name() {
+    let node = Node::new();
+    let text = String::from_utf8(node.keystore()).unwrap();
+    let newer = ["\"version\":1", "\"version\": 1", "\"formatVersion\":1", "\"formatVersion\": 1"]
+        .into_iter()
+        .find(|version| text.contains(version))
+        .map(|version| text.replacen(version, &version.replace('1', "99"), 1))
+        .expect("the file says its version");
+    node.put(newer.as_bytes());
+    let text = crate::node::chain(&node.refusal());
+    assert!(text.contains("99"), "{text}");
+}
+
+#[test]
+fn a_full_or_read_only_disk_stops_a_step_and_spoils_nothing() {
+    let node = Node::new();
+    let ring = node.started();
+    let keys = all_keys(&ring);
+    let before: BTreeMap<PathBuf, Vec<u8>> = node.disk.files();
+    let used: usize = before.values().map(Vec::len).sum();
+    for spoil in ["full", "read-only"] {
+        for room in 0..3 {
+            match spoil {
+                "full" => node.disk.set_space(Some(used + room * 300)),
+                _ => node.disk.set_read_only(true),
+            }
+            let new = MasterKey::make().unwrap();
+            let wrap = node.vault.verified("1", &new);
+            let error = ring.rotate(new, wrap, NOW).unwrap_err();
+            let word = if spoil == "full" { "free space" } else { "writable" };
+            assert!(error.hint().contains(word), "{spoil}: {}", error.hint());
+            assert_eq!(node.disk.files(), before, "{spoil}");
+            assert_eq!(all_keys(&ring), keys);
+        }
+        node.disk.set_space(None);
+        node.disk.set_read_only(false);
+    }
+    let new = MasterKey::make().unwrap();
+    let wrap = node.vault.verified("1", &new);
+    ring.rotate(new, wrap, NOW).unwrap();
+    assert_eq!(all_keys(&node.started()), keys);
+}
+
+#[test]
+fn a_new_node_on_a_full_disk_is_made_once_there_is_room() {
+    let disk = Arc::new(FakeDisk::default());
+    let vault = TableVault::default();
+    disk.set_space(Some(200));
+    assert!(start(&keyring(&disk), &vault, false).is_err());
+    disk.set_space(None);
+    start(&keyring(&disk), &vault, false).unwrap();
+}

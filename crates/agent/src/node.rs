@@ -1,0 +1,519 @@
+//! The node: what others see of it, and the one task that decides for it.
+//!
+//! Owns the shared view of the node and everything that is asked of it from outside. Decisions are
+//! `keyward_model::lifecycle`'s; [`shell`] carries them out.
+
+pub mod error;
+mod probing;
+mod shell;
+mod unlock;
+mod warnings;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use keyward_keys::{
+    MasterKey, MemoryLock, NodeId,
+    keystore::{OpenKeystore, SealedKeystore},
+    memory_lock,
+};
+use keyward_kms::{KeyDescription, KeyService};
+use keyward_model::{
+    Class, Evidence, KeyIdentifier, NodeState, NodeStatus, Timestamp, Verdict, Weight,
+    lifecycle::{Event, Wanted},
+    status::{CustomerKeyStatus, EngineStatus},
+    verdict::judge,
+};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use error::{NodeError, chain};
+pub use shell::Shell;
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    disk::Disk,
+    engine::{Engine, EngineProcess},
+    keyring::{Keyring, View},
+    keystore::KeystoreFile,
+    memory::{Judged, Memory},
+    wrap,
+};
+
+/// Evidence kept for status.
+const EVIDENCE_KEPT: usize = 20;
+
+/// What a node is made of: real in the agent, doubles in tests.
+pub struct Parts {
+    /// The customer key's service.
+    pub service: Arc<dyn KeyService>,
+    /// The database process' kind.
+    pub engine: Arc<dyn Engine>,
+    /// The file system.
+    pub disk: Arc<dyn Disk>,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+/// A node, shared by everything that asks something of it.
+#[derive(Clone)]
+pub struct NodeHandle(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    service: Arc<dyn KeyService>,
+    engine: Arc<dyn Engine>,
+    clock: Clock,
+    memory: Memory,
+    keyring: Arc<Keyring>,
+    events: mpsc::UnboundedSender<Posted>,
+    shared: Mutex<Shared>,
+    changed: watch::Sender<u64>,
+    probe_now: tokio::sync::Notify,
+    operation: Arc<tokio::sync::Mutex<()>>,
+    holding: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// An event on its way to the shell.
+struct Posted {
+    event: Event,
+    taken_in: Option<oneshot::Sender<()>>,
+}
+
+/// What status is made of.
+struct Shared {
+    state: NodeState,
+    reason: String,
+    since: Timestamp,
+    /// Whether a process exists or is being started.
+    engine_gone: bool,
+    /// Whether the master key is being asked for.
+    unlocking: bool,
+    process: Option<Arc<dyn EngineProcess>>,
+    engine_version: String,
+    encryptors: usize,
+    evidence: VecDeque<Evidence>,
+    judged: Judged,
+    revoked: CancellationToken,
+    description: Option<KeyDescription>,
+    /// Warnings by topic.
+    notes: BTreeMap<&'static str, String>,
+}
+
+/// Keeps the engine stopped while it lives.
+pub struct Hold {
+    node: NodeHandle,
+    _one_at_a_time: OwnedMutexGuard<()>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.node.post(Event::HoldReleased);
+    }
+}
+
+impl NodeHandle {
+    /// Takes the node's folders and reads what an earlier agent remembered. Nothing runs before [`Shell::run`].
+    /// The caller holds the locks of both folders.
+    pub fn open(config: Config, parts: Parts) -> Result<(Self, Shell), NodeError> {
+        let memory = Memory::open(&config.state_dir, Arc::clone(&parts.disk))?;
+        let file = KeystoreFile::new(&config.keyward_dir(), Arc::clone(&parts.disk), memory.clone());
+        let journal = config.keyward_dir().join("assignments");
+        let keyring = Keyring::new(file, parts.disk, journal, config.spare_database_keys);
+        let judged = memory.judged()?;
+        let (events, posted) = mpsc::unbounded_channel();
+        let shared = Shared {
+            state: NodeState::Starting,
+            reason: "starting".to_owned(),
+            since: parts.clock.now(),
+            engine_gone: true,
+            unlocking: false,
+            process: None,
+            engine_version: String::new(),
+            encryptors: 0,
+            evidence: VecDeque::new(),
+            judged,
+            revoked: CancellationToken::new(),
+            description: None,
+            notes: BTreeMap::new(),
+        };
+        let node = Self(Arc::new(Inner {
+            config,
+            service: parts.service,
+            engine: parts.engine,
+            clock: parts.clock,
+            memory,
+            keyring: Arc::new(keyring),
+            events,
+            shared: Mutex::new(shared),
+            changed: watch::Sender::new(0),
+            probe_now: tokio::sync::Notify::new(),
+            operation: Arc::default(),
+            holding: Arc::default(),
+        }));
+        let shell = Shell::new(node.clone(), posted)?;
+        Ok((node, shell))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The customer key's service.
+    pub fn key_service(&self) -> Arc<dyn KeyService> {
+        Arc::clone(&self.0.service)
+    }
+
+    /// The node's keys.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.0.keyring)
+    }
+
+    /// The clocks.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The running database process.
+    pub fn engine(&self) -> Option<Arc<dyn EngineProcess>> {
+        self.shared().process.clone()
+    }
+
+    /// Cancelled when the verdict becomes `Revoked`; ask again after the node has healed.
+    pub fn revoked(&self) -> CancellationToken {
+        self.shared().revoked.clone()
+    }
+
+    /// Changes whenever status may have.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// What `keyward node status` shows.
+    pub fn status(&self) -> NodeStatus {
+        let view = self.0.keyring.view();
+        let shared = self.shared();
+        let warnings = warnings::all(&self.0, &shared, view.as_deref());
+        NodeStatus {
+            node: self.0.config.name.clone(),
+            state: shared.state,
+            verdict: shared.judged.judgement.verdict,
+            reason: shared.reason.clone(),
+            evidence: shared.evidence.iter().cloned().collect(),
+            customer_key: view.as_deref().and_then(customer_key),
+            master_key: view.as_ref().map(|view| view.master_key.clone()),
+            master_key_held: view.as_ref().is_some_and(|view| view.held),
+            memory_locked: memory_lock() == MemoryLock::Locked,
+            database_keys: view.as_ref().map(|view| view.database_keys.clone()).unwrap_or_default(),
+            spare_database_keys: view
+                .as_ref()
+                .map_or(0, |view| u32::try_from(view.spares).unwrap_or(u32::MAX)),
+            engine: shared.process.as_ref().map(|process| EngineStatus {
+                kind: self.0.engine.kind().to_owned(),
+                version: shared.engine_version.clone(),
+                pid: process.record().pid,
+            }),
+            since: shared.since,
+            warnings,
+        }
+    }
+
+    /// Starts the node and waits until it runs, or until it is clear that it does not now. An operator's wish: it
+    /// outlasts restarts of the agent.
+    pub async fn start(&self) -> Result<(), NodeError> {
+        self.0.memory.set_wanted(Wanted::Running)?;
+        if self.shared().judged.judgement.verdict == Verdict::Revoked {
+            self.probe().await;
+        }
+        self.post_and_wait(Event::StartAsked).await?;
+        self.until(|shared| match shared.state {
+            NodeState::Running => Some(Ok(())),
+            _ if shared.unlocking => None,
+            NodeState::Starting => None,
+            NodeState::WaitingForCustomerKey
+            | NodeState::StoppedRevoked
+            | NodeState::Stopped
+            | NodeState::Failed => Some(Err(shared.state_error())),
+        })
+        .await?
+    }
+
+    /// Stops the node and waits until its process is gone. Outlasts restarts of the agent.
+    pub async fn stop(&self) -> Result<(), NodeError> {
+        self.0.memory.set_wanted(Wanted::Stopped)?;
+        self.post_and_wait(Event::StopAsked).await?;
+        self.until(|shared| shared.engine_gone.then_some(())).await
+    }
+
+    /// Stops the engine and keeps it stopped until the [`Hold`] is dropped. The keys stay in memory, so that the
+    /// engine comes back even if the vault is down by then.
+    pub async fn hold(&self, why: &str) -> Result<Hold, NodeError> {
+        let guard = Arc::clone(&self.0.holding)
+            .try_lock_owned()
+            .map_err(|_| NodeError::Busy("work on the node's files".to_owned()))?;
+        let hold = Hold { node: self.clone(), _one_at_a_time: guard };
+        self.post_and_wait(Event::HoldAsked { why: why.to_owned() }).await?;
+        self.until(|shared| shared.engine_gone.then_some(())).await?;
+        Ok(hold)
+    }
+
+    /// The newest durable generation of the keystore, as it is on disk.
+    pub fn keystore_bytes(&self) -> Result<Vec<u8>, NodeError> {
+        Ok(self.0.keyring.bytes()?)
+    }
+
+    /// Takes the assignment journal into the keystore.
+    pub async fn fold_assignments(&self) -> Result<(), NodeError> {
+        let now = self.0.clock.now();
+        self.with_keyring(move |keyring| keyring.fold_journal(now)).await
+    }
+
+    /// Unwraps a keystore that is not this node's with the customer key that it names.
+    pub async fn unlock_foreign(&self, sealed: SealedKeystore) -> Result<OpenKeystore, NodeError> {
+        let mut unwrapped = wrap::unwrap_sealed(&*self.0.service, &sealed, || self.0.clock.now()).await?;
+        let master = MasterKey::take_from(&mut unwrapped.bytes)?;
+        Ok(sealed.open(master)?)
+    }
+
+    /// The last step of a restore: the restored database keys under a master key of this node's own, written as
+    /// this node's keystore.
+    pub async fn install_restored(&self, opened: OpenKeystore, _hold: &Hold) -> Result<(), NodeError> {
+        let _operation = self.begin("a change of the master key")?;
+        let claim = self.0.memory.claim()?;
+        let node_id = claim.map_or_else(NodeId::make, |claim| claim.node_id);
+        let seen = claim.map_or(0, |claim| claim.seen_generation);
+        let key = self.current_key()?;
+        let now = self.0.clock.now();
+        let master = MasterKey::make()?;
+        let (wrap, _) = wrap::wrap_and_verify(&*self.0.service, &key, &master, now).await?;
+        let image = opened.adopt_as_new_node(node_id, &master, vec![wrap.clone()], seen, now.0)?;
+        drop(opened);
+        self.with_keyring(move |keyring| keyring.install(node_id, &image, master, wrap)).await?;
+        if self.0.memory.wanted()? != Some(Wanted::Stopped) {
+            self.0.memory.set_wanted(Wanted::Running)?;
+            self.post_and_wait(Event::StartAsked).await?;
+        }
+        Ok(())
+    }
+
+    /// Accepts the keystore on disk as this node's own.
+    pub async fn approve(&self) -> Result<(), NodeError> {
+        self.with_keyring(Keyring::approve).await?;
+        if self.0.memory.wanted()? != Some(Wanted::Stopped) {
+            self.post_and_wait(Event::StartAsked).await?;
+        }
+        Ok(())
+    }
+
+    /// The customer key that wraps the master key now; for a new node, the configured one.
+    pub(crate) fn current_key(&self) -> Result<KeyIdentifier, NodeError> {
+        match self.0.keyring.view().as_deref().and_then(in_use) {
+            Some(wrap) => Ok(wrap.key_identifier.parse()?),
+            None => Ok(self.0.config.customer_key.key_identifier.clone()),
+        }
+    }
+
+    /// Why the master key is not in memory, when the node's state says it.
+    pub(crate) fn not_held(&self) -> Option<NodeError> {
+        let shared = self.shared();
+        match shared.state {
+            NodeState::StoppedRevoked
+            | NodeState::WaitingForCustomerKey
+            | NodeState::Stopped
+            | NodeState::Failed => Some(shared.state_error()),
+            NodeState::Starting | NodeState::Running => None,
+        }
+    }
+
+    /// Reads the public side of the customer key anew.
+    pub(crate) async fn described(&self) {
+        probing::describe(self).await;
+    }
+
+    /// Takes the right to change wraps; one at a time.
+    pub(crate) fn begin(&self, what: &str) -> Result<OwnedMutexGuard<()>, NodeError> {
+        Arc::clone(&self.0.operation).try_lock_owned().map_err(|_| NodeError::Busy(what.to_owned()))
+    }
+
+    /// Runs a keystore step where it may block.
+    pub(crate) async fn with_keyring<T: Send + 'static, E: Into<NodeError> + Send + 'static>(
+        &self,
+        step: impl FnOnce(&Keyring) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let keyring = self.keyring();
+        let done = tokio::task::spawn_blocking(move || step(&keyring)).await;
+        done.map_err(|_| NodeError::TaskDied)?.map_err(Into::into)
+    }
+
+    /// Waits up to `patience` for the engine's process to be known, then says whether `pid` is of it.
+    pub(crate) async fn owns_process(&self, pid: u32, patience: std::time::Duration) -> bool {
+        let known = self.until(|shared| shared.process.clone());
+        match tokio::time::timeout(patience, known).await {
+            Ok(Ok(process)) => process.owns(pid),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// An encryptor said hello, or went away.
+    pub(crate) fn encryptor_connected(&self, on: bool) {
+        {
+            let mut shared = self.shared();
+            shared.encryptors = if on { shared.encryptors + 1 } else { shared.encryptors.saturating_sub(1) };
+        }
+        if on {
+            self.remember_hello();
+            self.post(Event::HelloSeen);
+        }
+        self.touch();
+    }
+
+    /// Adds to, or takes from, what status warns of.
+    pub(crate) fn set_note(&self, topic: &'static str, text: Option<String>) {
+        let mut shared = self.shared();
+        match text {
+            Some(text) => {
+                if shared.notes.get(topic) != Some(&text) {
+                    tracing::warn!(topic, "{text}");
+                    shared.notes.insert(topic, text);
+                }
+            }
+            None => {
+                shared.notes.remove(topic);
+            }
+        }
+        drop(shared);
+        self.touch();
+    }
+
+    /// Takes in what a call to the vault showed of the customer key.
+    pub(crate) fn note_evidence(&self, evidence: Evidence) {
+        let class = evidence.class;
+        let at = self.0.clock.boot_instant();
+        let (before, after) = {
+            let mut shared = self.shared();
+            let before = shared.judged.clone();
+            let judgement = judge(&before.judgement, class, &at, &self.0.config.verdict.policy);
+            let refusal = match class.weight() {
+                Weight::Success => None,
+                Weight::Strong | Weight::Denial => Some(class),
+                Weight::Neutral => before.refusal,
+            };
+            shared.judged = Judged { judgement, refusal };
+            shared.evidence.push_front(evidence);
+            shared.evidence.truncate(EVIDENCE_KEPT);
+            (before, shared.judged.clone())
+        };
+        if after.judgement.verdict != before.judgement.verdict {
+            tracing::info!(verdict = ?after.judgement.verdict, ?class, "the verdict changed: {}", class.text());
+        }
+        if after != before {
+            self.remember_judged(&after);
+        }
+        self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
+    }
+
+    fn remember_judged(&self, judged: &Judged) {
+        if let Err(error) = self.0.memory.set_judged(judged) {
+            tracing::error!("the judgement could not be remembered: {}", chain(&error));
+            self.set_note("judgement", Some(format!("the judgement is not remembered: {}", chain(&error))));
+        } else {
+            self.set_note("judgement", None);
+        }
+    }
+
+    fn remember_hello(&self) {
+        let remembered = self.0.memory.engine().and_then(|engine| match engine {
+            Some(engine) if !engine.hello_seen => {
+                self.0.memory.set_engine(Some(&crate::memory::StartedEngine { hello_seen: true, ..engine }))
+            }
+            Some(_) | None => Ok(()),
+        });
+        if let Err(error) = remembered {
+            tracing::error!("the engine's hello could not be remembered: {}", chain(&error));
+        }
+    }
+
+    fn post(&self, event: Event) {
+        // Fails only while the agent ends, when nobody decides any more.
+        let _ = self.0.events.send(Posted { event, taken_in: None });
+    }
+
+    async fn post_and_wait(&self, event: Event) -> Result<(), NodeError> {
+        let (taken_in, wait) = oneshot::channel();
+        let posted = Posted { event, taken_in: Some(taken_in) };
+        self.0.events.send(posted).map_err(|_| NodeError::ShuttingDown)?;
+        wait.await.map_err(|_| NodeError::ShuttingDown)
+    }
+
+    async fn until<T>(&self, mut answer: impl FnMut(&Shared) -> Option<T>) -> Result<T, NodeError> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Some(found) = answer(&self.shared()) {
+                return Ok(found);
+            }
+            tokio::select! {
+                changed = changes.changed() => changed.map_err(|_| NodeError::ShuttingDown)?,
+                () = self.0.events.closed() => return Err(NodeError::ShuttingDown),
+            }
+        }
+    }
+
+    fn touch(&self) {
+        self.0.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn state_error(&self) -> NodeError {
+        let class = match self.state {
+            NodeState::StoppedRevoked => self.judged.refusal,
+            NodeState::WaitingForCustomerKey => self.evidence.front().map(|evidence| evidence.class),
+            NodeState::Starting | NodeState::Running | NodeState::Stopped | NodeState::Failed => None,
+        };
+        NodeError::State { state: self.state, reason: self.reason.clone(), class }
+    }
+}
+
+/// Why the verdict is `Revoked`, if it is.
+fn revoked_by(judged: &Judged) -> Option<Class> {
+    match judged.judgement.verdict {
+        Verdict::Revoked => Some(judged.refusal.unwrap_or(Class::KeyDisabled)),
+        Verdict::Valid | Verdict::Unavailable => None,
+    }
+}
+
+/// The wrap that the node relies on.
+fn in_use(view: &View) -> Option<&keyward_keys::keystore::MasterKeyWrap> {
+    match &view.primary {
+        Some(primary) => view.wraps.iter().find(|wrap| wrap.key_identifier == *primary),
+        None => view.wraps.first(),
+    }
+}
+
+fn customer_key(view: &View) -> Option<CustomerKeyStatus> {
+    let wrap = in_use(view)?;
+    Some(CustomerKeyStatus {
+        key_identifier: wrap.key_identifier.parse().ok()?,
+        public_key_sha256: wrap.public_key_sha256.clone(),
+    })
+}
+
+/// The socket for encryptors, as the engine is told.
+fn key_socket(config: &Config) -> PathBuf {
+    config.key_socket()
+}
+
+#[cfg(test)]
+mod doubles;
+#[cfg(test)]
+mod tests;

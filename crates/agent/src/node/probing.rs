@@ -1,0 +1,117 @@
+//! Asking the customer key whether it still answers: the canary often, the master key itself once a day.
+
+use std::time::Duration;
+
+use keyward_model::Verdict;
+use tokio_util::sync::CancellationToken;
+
+use super::{NodeHandle, chain, in_use};
+use crate::wrap;
+
+/// Probes until `shutdown`.
+pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
+    let mut last_check_ms = node.0.clock.boot_ms();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval(&node)) => {}
+            () = node.0.probe_now.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+        tokio::select! {
+            () = once(&node, &mut last_check_ms) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
+    ping(node).await;
+    // Asking for the master key is a probe of its own.
+    if node.shared().unlocking || node.shared().state == keyward_model::NodeState::WaitingForCustomerKey {
+        return;
+    }
+    node.probe().await;
+    let due = u64::try_from(node.config().verdict.master_key_check_interval.as_millis()).unwrap_or(u64::MAX);
+    let now = node.0.clock.boot_ms();
+    if now.saturating_sub(*last_check_ms) >= due && node.0.keyring.view().is_some_and(|view| view.held) {
+        *last_check_ms = now;
+        check_master_key(node).await;
+        describe(node).await;
+    }
+}
+
+/// Closer together while refusals add up, so that the window is not overshot by a whole interval.
+fn interval(node: &NodeHandle) -> Duration {
+    let verdict = node.config().verdict;
+    let shared = node.shared();
+    let open_run =
+        shared.judged.judgement.verdict != Verdict::Revoked && shared.judged.judgement.refusals.is_some();
+    if !open_run {
+        return verdict.probe_interval;
+    }
+    let steps = u64::from(verdict.policy.refusals.saturating_sub(1).max(1));
+    let step = Duration::from_millis(verdict.policy.strong_window_ms / steps);
+    verdict.probe_interval.min(step).max(Duration::from_secs(1))
+}
+
+impl NodeHandle {
+    /// Probes the customer key once, now.
+    pub(crate) async fn probe(&self) {
+        let Some(view) = self.0.keyring.view() else { return };
+        let evidence = wrap::probe(&*self.0.service, &view.wraps, view.primary.as_deref()).await;
+        if let Some(evidence) = evidence {
+            self.note_evidence(evidence);
+        }
+    }
+}
+
+/// Unwraps the master key itself and compares: what the canary cannot show is damage to the master key's own wrap.
+async fn check_master_key(node: &NodeHandle) {
+    let Some(view) = node.0.keyring.view() else { return };
+    let Some(wrap) = in_use(&view) else { return };
+    let unwrapped = wrap::unwrap(&*node.0.service, std::slice::from_ref(wrap), || node.0.clock.now()).await;
+    match unwrapped {
+        Ok(unwrapped) => {
+            node.note_evidence(unwrapped.evidence);
+            let same = node.0.keyring.is_master_key(&unwrapped.bytes).unwrap_or(true);
+            let text = "the customer key unwraps something else than the master key in memory: rotate the \
+                        master key, and do not stop this node before that";
+            node.set_note("master key", (!same).then(|| text.to_owned()));
+        }
+        Err(super::NodeError::Kms(error)) => {
+            let text = format!("the daily unwrap of the master key failed: {}", error.class.text());
+            node.note_evidence(error.into_evidence(node.0.clock.now()));
+            node.set_note("master key", Some(text));
+        }
+        Err(error) => node.set_note("master key", Some(chain(&error))),
+    }
+}
+
+/// Reads the public side of the customer key, for its dates.
+pub(super) async fn describe(node: &NodeHandle) {
+    let Ok(key) = node.current_key() else { return };
+    match node.0.service.describe(&key).await {
+        Ok(description) => {
+            node.shared().description = Some(description);
+            node.touch();
+        }
+        Err(error) => tracing::debug!("the customer key could not be described: {}", chain(&error)),
+    }
+}
+
+/// Asks the engine for its version; shows in status when it does not answer.
+async fn ping(node: &NodeHandle) {
+    let Some(process) = node.engine() else { return };
+    match tokio::time::timeout(Duration::from_secs(10), process.ping()).await {
+        Ok(Ok(version)) => {
+            node.shared().engine_version = version;
+            node.set_note("engine", None);
+        }
+        Ok(Err(error)) => {
+            node.set_note("engine", Some(format!("the engine does not answer: {}", chain(&error))))
+        }
+        Err(_) => node.set_note("engine", Some("the engine does not answer within 10 s".to_owned())),
+    }
+    let own = node.engine().map(|process| process.record().pid);
+    node.set_note("foreign engine", node.0.engine.foreign(own).await);
+}

@@ -1,0 +1,269 @@
+//! The one task that decides for the node, and carries the decisions out.
+
+use std::{sync::Arc, time::Duration};
+
+use keyward_keys::KeyId;
+use keyward_model::{
+    Verdict,
+    lifecycle::{Effect, EnginePhase, Event, Keys, Lifecycle, Wanted},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{NodeError, NodeHandle, Posted, chain, key_socket, revoked_by, unlock};
+use crate::{
+    config::Initial,
+    engine::{EngineProcess, Launch},
+    memory::StartedEngine,
+    notify, preflight,
+};
+
+/// Time between two tries to stop a process that could not be stopped.
+const STOP_AGAIN: Duration = Duration::from_secs(5);
+
+/// Decides for one node.
+pub struct Shell {
+    node: NodeHandle,
+    posted: mpsc::UnboundedReceiver<Posted>,
+    lifecycle: Lifecycle,
+}
+
+impl Shell {
+    pub(super) fn new(node: NodeHandle, posted: mpsc::UnboundedReceiver<Posted>) -> Result<Self, NodeError> {
+        let config = node.config();
+        let waits_for_restore = config.initial == Initial::Restore && node.0.memory.claim()?.is_none();
+        let (wanted, reason) = match node.0.memory.wanted()? {
+            Some(wanted) => (wanted, "the operator stopped it"),
+            None if waits_for_restore => (Wanted::Stopped, "waiting for `keyward node restore`"),
+            None => (Wanted::Running, "the operator stopped it"),
+        };
+        let revoked = revoked_by(&node.shared().judged);
+        let hello_ms = u64::try_from(config.engine.hello_timeout.as_millis()).unwrap_or(u64::MAX);
+        let lifecycle = Lifecycle::new(wanted, revoked, hello_ms, reason);
+        Ok(Self { node, posted, lifecycle })
+    }
+
+    /// Decides until `shutdown`. The engine runs on afterwards; the keys are wiped.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let first = self.find_engine().await;
+        self.take_in(first);
+        let probing = tokio::spawn(super::probing::run(self.node.clone(), shutdown.clone()));
+        loop {
+            let tick = self.until_tick();
+            tokio::select! {
+                posted = self.posted.recv() => {
+                    let Some(Posted { event, taken_in }) = posted else { break };
+                    self.take_in(event);
+                    if let Some(taken_in) = taken_in {
+                        let _ = taken_in.send(());
+                    }
+                }
+                () = tick => self.take_in(Event::Tick),
+                () = shutdown.cancelled() => break,
+            }
+        }
+        self.posted.close();
+        let _ = probing.await;
+        self.node.0.keyring.wipe();
+    }
+
+    async fn find_engine(&self) -> Event {
+        let node = &self.node;
+        let remembered = node.0.memory.engine().unwrap_or_else(|error| {
+            tracing::warn!("{}", chain(&error));
+            None
+        });
+        // The process is known by its record or its socket: the key id is not needed to find it.
+        let launch = Launch { socket: key_socket(node.config()), system_key_id: KeyId::from_bytes([0; 16]) };
+        let record = remembered.as_ref().map(|engine| &engine.record);
+        match node.0.engine.find(record, &launch).await {
+            Ok(Some(process)) => {
+                let process: Arc<dyn EngineProcess> = Arc::from(process);
+                let found = process.record();
+                let hello_seen =
+                    remembered.is_some_and(|engine| engine.hello_seen && engine.record.pid == found.pid);
+                tracing::info!(pid = found.pid, hello_seen, "found the engine that an earlier agent started");
+                remember(node, &process, hello_seen);
+                watch(node.clone(), process);
+                Event::EngineFound { hello_seen }
+            }
+            Ok(None) => {
+                forget(node);
+                Event::Tick
+            }
+            Err(error) => {
+                tracing::error!("no engine of an earlier agent could be looked for: {}", chain(&error));
+                Event::Tick
+            }
+        }
+    }
+
+    async fn sleep_ms(ms: Option<u64>) {
+        match ms {
+            Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn until_tick(&self) -> impl Future<Output = ()> + use<> {
+        let now = self.node.0.clock.boot_ms();
+        Self::sleep_ms(self.lifecycle.next_tick_ms().map(|at| at.saturating_sub(now)))
+    }
+
+    fn take_in(&mut self, event: Event) {
+        let now = self.node.0.clock.boot_ms();
+        let effects = self.lifecycle.on(event, now);
+        self.publish();
+        for effect in effects {
+            self.obey(effect);
+        }
+        self.node.touch();
+    }
+
+    fn publish(&self) {
+        let state = self.lifecycle.state();
+        let reason = self.lifecycle.reason();
+        let mut shared = self.node.shared();
+        if (shared.state, &shared.reason) != (state, &reason) {
+            tracing::info!(%state, "{reason}");
+            notify::status(&format!("{state}: {reason}"));
+        }
+        if shared.state != state {
+            shared.state = state;
+            shared.since = self.node.0.clock.now();
+        }
+        shared.reason = reason;
+        shared.engine_gone = matches!(self.lifecycle.engine(), EnginePhase::Down) && shared.process.is_none();
+        shared.unlocking = matches!(self.lifecycle.keys(), Keys::Unlocking { .. });
+        let remember = match self.lifecycle.revoked() {
+            Some(class) => {
+                shared.revoked.cancel();
+                let new = shared.judged.judgement.verdict != Verdict::Revoked;
+                // Refused at start: one refusal was enough.
+                shared.judged.judgement.verdict = Verdict::Revoked;
+                shared.judged.refusal.get_or_insert(class);
+                new.then(|| shared.judged.clone())
+            }
+            None => {
+                if shared.revoked.is_cancelled() {
+                    shared.revoked = CancellationToken::new();
+                }
+                None
+            }
+        };
+        drop(shared);
+        if let Some(judged) = remember {
+            self.node.remember_judged(&judged);
+        }
+    }
+
+    fn obey(&self, effect: Effect) {
+        let node = self.node.clone();
+        match effect {
+            Effect::Unlock => {
+                tokio::spawn(async move {
+                    let outcome = unlock::unlock(&node).await;
+                    let ok = outcome.is_ok();
+                    node.post(Event::Unlocked(outcome));
+                    if ok {
+                        super::probing::describe(&node).await;
+                    }
+                });
+            }
+            Effect::Spawn => {
+                tokio::spawn(async move {
+                    match spawn(&node).await {
+                        Ok(process) => {
+                            node.post(Event::Spawned(Ok(())));
+                            watch(node, process);
+                        }
+                        Err(text) => node.post(Event::Spawned(Err(text))),
+                    }
+                });
+            }
+            Effect::StopEngine => {
+                tokio::spawn(stop(node));
+            }
+            Effect::WipeKeys => {
+                node.0.keyring.wipe();
+                tracing::info!("master and database keys were wiped from memory");
+            }
+        }
+    }
+}
+
+async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, String> {
+    let refusals: Vec<String> = preflight::at_start(node.config())
+        .into_iter()
+        .filter(|finding| finding.refuse)
+        .map(|finding| format!("{} (hint: {})", finding.text, finding.hint))
+        .collect();
+    if !refusals.is_empty() {
+        return Err(refusals.join("; "));
+    }
+    if let Some(foreign) = node.0.engine.foreign(None).await {
+        return Err(format!("{foreign}; stop it, or give this node a port and data path of its own"));
+    }
+    let view = node.0.keyring.view().ok_or("the keystore is not loaded")?;
+    let now = node.0.clock.now();
+    node.with_keyring(move |keyring| keyring.retire_journal(now)).await.map_err(|error| told(&error))?;
+    let launch = Launch { socket: key_socket(node.config()), system_key_id: view.system_key_id };
+    let process = node
+        .0
+        .engine
+        .spawn(&launch)
+        .await
+        .map_err(|error| format!("{} (hint: {})", chain(&error), error.hint()))?;
+    let process: Arc<dyn EngineProcess> = Arc::from(process);
+    remember(node, &process, false);
+    Ok(process)
+}
+
+async fn stop(node: NodeHandle) {
+    let Some(process) = node.engine() else {
+        node.post(Event::EngineEnded { text: "it was gone already".to_owned() });
+        return;
+    };
+    while let Err(error) = process.stop(node.config().engine.stop_grace).await {
+        let text = format!("the engine cannot be stopped: {}", chain(&error));
+        node.set_note("stop", Some(text));
+        tokio::time::sleep(STOP_AGAIN).await;
+    }
+    node.set_note("stop", None);
+}
+
+/// Reports the end of the process, whoever ended it.
+fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
+    tokio::spawn(async move {
+        let exit = process.wait().await;
+        tracing::info!(clean = exit.clean, "the engine ended: {}", exit.text);
+        node.shared().process = None;
+        forget(&node);
+        node.post(Event::EngineEnded { text: exit.text });
+    });
+}
+
+fn remember(node: &NodeHandle, process: &Arc<dyn EngineProcess>, hello_seen: bool) {
+    let record = process.record();
+    {
+        let mut shared = node.shared();
+        shared.engine_version = record.version.clone();
+        shared.process = Some(Arc::clone(process));
+        shared.engine_gone = false;
+    }
+    node.touch();
+    if let Err(error) = node.0.memory.set_engine(Some(&StartedEngine { record, hello_seen })) {
+        // An agent that comes after us still finds the process by its socket.
+        tracing::warn!("the engine could not be remembered: {}", chain(&error));
+    }
+}
+
+fn forget(node: &NodeHandle) {
+    if let Err(error) = node.0.memory.set_engine(None) {
+        tracing::warn!("{}", chain(&error));
+    }
+}
+
+fn told(error: &NodeError) -> String {
+    format!("{} (hint: {})", chain(error), error.hint())
+}

@@ -1,0 +1,365 @@
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use keyward_model::{Class, NodeState, NodeStatus, Verdict};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    NodeHandle, Parts,
+    doubles::{Behaviour, TableService, ThreadEngine},
+};
+use crate::{admin::progress::Progress, clock::Clock, config::Config, disk::HostDisk, keysock, operations};
+
+struct World {
+    dir: tempfile::TempDir,
+    service: Arc<TableService>,
+    engine: Arc<ThreadEngine>,
+}
+
+struct Agent {
+    node: NodeHandle,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::Builder::new().prefix("kw").tempdir().unwrap(),
+            service: Arc::default(),
+            engine: Arc::default(),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let dir = self.dir.path().display();
+        let text = format!(
+            r#"
+name = "n"
+data_path = "{dir}/db"
+state_dir = "{dir}/state"
+encryptor = "/none"
+spare_database_keys = 4
+[engine]
+kind = "wiredtiger"
+program = "/none"
+port = 1
+exposure = "open"
+accept_plaintext_in_swap = true
+hello_timeout_s = 1
+[customer_key]
+key_identifier = "https://v.vault.azure.net/keys/k/11111111111111111111111111111111"
+tenant_id = "00000000-0000-0000-0000-000000000001"
+managed_identity = true
+[verdict]
+probe_interval_s = 1
+refusals = 3
+strong_window_s = 1
+denial_window_s = 2
+[admin]
+socket = "{dir}/admin.sock"
+"#
+        );
+        Config::parse(&text, Path::new("agent.toml")).unwrap()
+    }
+
+    fn agent(&self) -> Agent {
+        self.agent_with(self.config())
+    }
+
+    fn agent_with(&self, config: Config) -> Agent {
+        let listener = keysock::listen(&config.key_socket(), false).unwrap();
+        let parts = Parts {
+            service: Arc::clone(&self.service) as _,
+            engine: Arc::clone(&self.engine) as _,
+            disk: Arc::new(HostDisk),
+            clock: Clock::open().unwrap(),
+        };
+        let (node, shell) = NodeHandle::open(config, parts).unwrap();
+        let shutdown = CancellationToken::new();
+        let tasks = vec![
+            tokio::spawn(keysock::serve(listener, node.clone(), shutdown.clone())),
+            tokio::spawn(shell.run(shutdown.clone())),
+        ];
+        Agent { node, shutdown, tasks }
+    }
+
+    /// The keystore's generation and wraps, as they are on disk.
+    fn stored(&self) -> keyward_keys::keystore::SealedKeystore {
+        let bytes = std::fs::read(self.dir.path().join("db/.keyward/keystore.json")).unwrap();
+        keyward_keys::keystore::SealedKeystore::parse(&bytes).unwrap()
+    }
+}
+
+impl Agent {
+    async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+        let found = async {
+            loop {
+                let status = self.node.status();
+                if wanted(&status) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), found)
+            .await
+            .unwrap_or_else(|_| panic!("never {what}: {:#?}", self.node.status()))
+    }
+
+    async fn until_state(&self, state: NodeState) -> NodeStatus {
+        self.until(state.as_str(), |status| status.state == state).await
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_engine_is_stopped_while_its_keys_are_still_in_memory() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    let held_at_stop = Arc::new(AtomicBool::new(false));
+    let (node, held) = (agent.node.clone(), Arc::clone(&held_at_stop));
+    *world.engine.on_stop.lock().unwrap() =
+        Some(Box::new(move || held.store(node.status().master_key_held, Ordering::SeqCst)));
+    let token = agent.node.revoked();
+    world.service.set(Some(Class::KeyDisabled));
+    let status = agent.until_state(NodeState::StoppedRevoked).await;
+    assert!(held_at_stop.load(Ordering::SeqCst), "keys are wiped after the engine, not before");
+    assert!(!status.master_key_held && status.engine.is_none());
+    assert!(token.is_cancelled());
+    assert!(status.evidence.iter().filter(|e| e.class == Class::KeyDisabled).count() >= 3);
+
+    world.service.set(None);
+    agent.until_state(NodeState::Running).await;
+    assert!(!agent.node.revoked().is_cancelled());
+    assert_eq!(agent.node.status().verdict, Verdict::Valid);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_start_takes_one_unwrap() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.node.stop().await.unwrap();
+    agent.end().await;
+    let mut config = world.config();
+    config.verdict.probe_interval = Duration::from_secs(600);
+    let before = world.service.unwraps.load(Ordering::SeqCst);
+    let agent = world.agent_with(config);
+    agent.node.start().await.unwrap();
+    assert_eq!(world.service.unwraps.load(Ordering::SeqCst) - before, 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn the_judgement_outlasts_the_agent() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.policy.refusals = 4;
+    config.verdict.policy.strong_window_ms = 3_000;
+    let agent = world.agent_with(config.clone());
+    agent.until_state(NodeState::Running).await;
+    world.service.set(Some(Class::KeyDisabled));
+    agent.until("refused once", |s| s.evidence[0].class == Class::KeyDisabled).await;
+    agent.end().await;
+    let remembered = std::fs::read_to_string(world.dir.path().join("state/judgement.json")).unwrap();
+    assert!(remembered.contains("\"count\": "), "{remembered}");
+
+    // The new agent finds the engine running: the window goes on, nothing starts anew, nothing is cut short.
+    let agent = world.agent_with(config);
+    let status = agent.until("refused again", |s| !s.evidence.is_empty()).await;
+    assert_eq!(status.state, NodeState::Running);
+    agent.until_state(NodeState::StoppedRevoked).await;
+    agent.end().await;
+
+    // And the revocation is remembered when the next agent starts; the customer key may say otherwise.
+    let agent = world.agent();
+    assert_eq!(agent.until("decided", |s| s.reason != "starting").await.state, NodeState::StoppedRevoked);
+    world.service.set(None);
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_without_encryptor_is_stopped() {
+    let world = World::new();
+    *world.engine.behaviour.lock().unwrap() = Behaviour::Silent;
+    let agent = world.agent();
+    let status = agent.until_state(NodeState::Failed).await;
+    assert!(status.reason.contains("did not say hello within 1 s"), "{}", status.reason);
+    assert!(!status.master_key_held && status.engine.is_none());
+    let error = agent.node.stop().await;
+    assert!(error.is_ok());
+    *world.engine.behaviour.lock().unwrap() = Behaviour::Good;
+    agent.node.start().await.unwrap();
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_crashes_is_started_again() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    world.engine.crash();
+    agent.until("crashed", |s| s.reason.contains("signal 11")).await;
+    agent.until_state(NodeState::Running).await;
+    assert_eq!(world.engine.starts.load(Ordering::SeqCst), 2);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_new_agent_without_vault_runs_on_and_gives_keys_later() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+    world.service.set(Some(Class::NameNotResolved));
+    let agent = world.agent();
+    agent.until("welcomed without keys", |_| world.engine.welcomes.lock().unwrap().len() == 2).await;
+    assert_eq!(world.engine.welcomes.lock().unwrap()[1], (0, false));
+    let status = agent.until("asked in vain", |s| !s.evidence.is_empty()).await;
+    assert_eq!((status.state, status.master_key_held), (NodeState::Running, false));
+    world.service.set(None);
+    agent.until("held", |s| s.master_key_held).await;
+    assert_eq!(world.engine.starts.load(Ordering::SeqCst), 1);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_hold_stops_the_engine_and_lets_it_come_back_without_the_vault() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.probe_interval = Duration::from_secs(600);
+    let agent = world.agent_with(config);
+    agent.until_state(NodeState::Running).await;
+    let hold = agent.node.hold("a snapshot is made").await.unwrap();
+    let status = agent.node.status();
+    assert_eq!((status.state, status.reason.as_str()), (NodeState::Stopped, "a snapshot is made"));
+    assert!(agent.node.hold("another").await.is_err(), "one at a time");
+    world.service.set(Some(Class::TimedOut));
+    drop(hold);
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_new_node_is_refused_with_the_reason_or_waits_out_an_outage() {
+    for (class, state) in [
+        (Class::DeniedByRbac, NodeState::Failed),
+        (Class::KeyPurged, NodeState::Failed),
+        (Class::Misconfigured, NodeState::Failed),
+        (Class::KeyDisabled, NodeState::StoppedRevoked),
+        (Class::ConnectionFailed, NodeState::WaitingForCustomerKey),
+    ] {
+        let world = World::new();
+        world.service.set(Some(class));
+        let agent = world.agent();
+        let status = agent.until_state(state).await;
+        assert!(status.reason.contains(class.text()), "{class:?}: {}", status.reason);
+        assert!(!world.dir.path().join("db/.keyward/keystore.json").exists());
+        world.service.set(None);
+        if state == NodeState::Failed {
+            agent.node.start().await.unwrap();
+        }
+        if state != NodeState::StoppedRevoked {
+            agent.until_state(NodeState::Running).await;
+        } else {
+            // Nothing can be probed yet: the operator's start asks again.
+            agent.node.start().await.unwrap();
+        }
+        agent.end().await;
+    }
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_at_any_call_can_be_repeated() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.probe_interval = Duration::from_secs(600);
+    let agent = world.agent_with(config);
+    agent.until_state(NodeState::Running).await;
+    let other = "https://w.vault.azure.net/keys/k/22222222222222222222222222222222".parse().unwrap();
+    let keys = world.stored().entries().iter().map(|entry| entry.id).collect::<Vec<_>>();
+    for calls in 0.. {
+        world.service.fail_after(Some(calls));
+        let rotated = operations::rotate_master_key(&agent.node, &Progress::silent()).await;
+        world.service.fail_after(Some(calls));
+        let rewrapped = operations::rewrap(&agent.node, &other, &Progress::silent()).await;
+        world.service.fail_after(None);
+        assert_eq!(world.stored().wraps().len(), 1, "nothing half done stays behind");
+        assert_eq!(agent.node.status().state, NodeState::Running);
+        assert_eq!(world.engine.starts.load(Ordering::SeqCst), 1);
+        if let (Ok(rotated), Ok(rewrapped)) = (rotated, rewrapped) {
+            assert_ne!(rotated.master_key_id, rotated.previous_master_key_id);
+            assert_eq!(rewrapped.key_identifier, other.to_string());
+            assert!(calls >= 5, "{calls} calls were cut off");
+            break;
+        }
+    }
+    assert_eq!(world.stored().entries().iter().map(|entry| entry.id).collect::<Vec<_>>(), keys);
+    agent.node.stop().await.unwrap();
+    agent.node.start().await.unwrap();
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn only_one_operation_at_a_time_changes_wraps() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    let running = agent.node.begin("a").unwrap();
+    let error = operations::rotate_master_key(&agent.node, &Progress::silent()).await.unwrap_err();
+    assert_eq!(error.code(), "BUSY");
+    drop(running);
+    operations::rotate_master_key(&agent.node, &Progress::silent()).await.unwrap();
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn the_master_key_itself_is_unwrapped_now_and_then() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.master_key_check_interval = Duration::ZERO;
+    let agent = world.agent_with(config);
+    agent.until_state(NodeState::Running).await;
+    let before = world.service.unwraps.load(Ordering::SeqCst);
+    // Each round is a canary and a master key.
+    agent.until("unwrapped", |_| world.service.unwraps.load(Ordering::SeqCst) >= before + 4).await;
+    assert!(!agent.node.status().warnings.iter().any(|w| w.contains("unwraps something else")));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn status_warns_of_what_an_operator_should_see() {
+    let world = World::new();
+    let mut config = world.config();
+    config.customer_key.client_secret_expires = Some(jiff::civil::date(2020, 1, 1));
+    config.customer_key.key_identifier =
+        "https://v.vault.azure.net/keys/k/11111111111111111111111111111111".parse().unwrap();
+    let agent = world.agent_with(config);
+    agent.until_state(NodeState::Running).await;
+    let other = "https://w.vault.azure.net/keys/k/22222222222222222222222222222222".parse().unwrap();
+    operations::rewrap(&agent.node, &other, &Progress::silent()).await.unwrap();
+    world.service.set(Some(Class::DeniedByFirewall));
+    let status = agent.until("seen", |s| s.verdict == Verdict::Unavailable).await;
+    let warned = |text: &str| assert!(status.warnings.iter().any(|w| w.contains(text)), "{status:#?}");
+    warned("the client secret has expired");
+    warned("rewrap, or correct the file");
+    warned(Class::DeniedByFirewall.text());
+    agent.end().await;
+}

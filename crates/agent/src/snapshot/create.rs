@@ -1,0 +1,284 @@
+//! Taking a snapshot: a consistent set of files, then the assignment journal, then the keystore, then the manifest.
+//!
+//! The keystore comes after the data, so that it knows every key that the data is under.
+
+use std::{fs, io, path::PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
+use keyward_keys::keystore::SealedKeystore;
+use keyward_model::Verdict;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{
+    SnapshotError,
+    files::{self, Copying, Staging},
+    manifest::{self, EngineOfSnapshot, FileEntry, Manifest, Method, NodeOfSnapshot},
+    store::Store,
+};
+use crate::{
+    admin::progress::Progress,
+    config::EngineKind,
+    engine::database::Database,
+    node::{NodeHandle, chain},
+};
+
+/// What was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taken {
+    /// Where it is.
+    pub to: String,
+    /// How the files were made consistent.
+    pub method: Method,
+    /// Files, without the keystore.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The customer keys (with versions) any of which opens it: it needs one of them for as long as it is kept.
+    pub customer_keys: Vec<String>,
+}
+
+/// Takes a snapshot of `node` to `to`, where nothing may be yet.
+///
+/// # Errors
+/// Something is there already; a file or the store fails; the customer key is revoked meanwhile. After any error
+/// what was written is removed.
+pub async fn create(node: &NodeHandle, to: &Url, progress: &Progress) -> Result<Taken, SnapshotError> {
+    let cancelled = node.revoked();
+    if cancelled.is_cancelled() || node.status().verdict == Verdict::Revoked {
+        return Err(SnapshotError::Revoked);
+    }
+    let store = Store::open(to, node.config().snapshot_credentials_file.as_deref())?;
+    if !store.is_empty().await? {
+        return Err(SnapshotError::NotEmpty { place: store.shown().to_owned() });
+    }
+    let taken = match copy_files(node, progress).await {
+        Ok(copied) => upload(node, &store, copied, &cancelled, progress).await,
+        Err(error) => Err(error),
+    };
+    if taken.is_err()
+        && let Err(error) = store.remove_all().await
+    {
+        tracing::error!(
+            "what an aborted snapshot left at {} could not be removed: {}",
+            store.shown(),
+            chain(&error)
+        );
+    }
+    taken
+}
+
+/// Files that no longer change.
+struct Copied {
+    /// Removed when dropped; keeps `root` alive.
+    _staging: Option<Staging>,
+    root: PathBuf,
+    files: Vec<PathBuf>,
+    method: Method,
+    engine_version: String,
+    created_at: keyward_model::Timestamp,
+}
+
+async fn copy_files(node: &NodeHandle, progress: &Progress) -> Result<Copied, SnapshotError> {
+    let config = node.config();
+    let data_path = config.data_path.clone();
+    let database = Database::new(&config.engine);
+    let running = node.engine().map(|process| process.record().version);
+    // Beside the data: a reflink needs the same file system.
+    let staging_path = config.keyward_dir().join("snapshot");
+    progress.report("copy the files", 0, 0, "bytes");
+    let (staging, method) = match (config.engine.kind, &running) {
+        (EngineKind::Secantusdb, Some(_)) => {
+            let staging = Staging::make(staging_path)?;
+            archive(&database, &staging, config.engine.user.as_deref()).await?;
+            (staging, Method::BackupArchive)
+        }
+        (EngineKind::Mongod, Some(_)) => {
+            let staging = Staging::make(staging_path)?;
+            if files::can_reflink(&data_path, staging.path()) {
+                locked_reflink(&database, node, &staging).await?;
+                (staging, Method::FsyncLockReflink)
+            } else {
+                (stopped_copy(node, staging, progress).await?, Method::StopCopyStart)
+            }
+        }
+        (EngineKind::Wiredtiger, Some(_)) => {
+            let staging = Staging::make(staging_path)?;
+            (stopped_copy(node, staging, progress).await?, Method::StopCopyStart)
+        }
+        (_, None) => (stopped_copy(node, Staging::make(staging_path)?, progress).await?, Method::Stopped),
+    };
+    let root = staging.path().to_owned();
+    let created_at = node.clock().now();
+    let engine_version = running.unwrap_or_default();
+    let files = files::list(&root)?;
+    Ok(Copied { _staging: Some(staging), root, files, method, engine_version, created_at })
+}
+
+/// SecantusDB's own backup, unpacked into `staging`.
+async fn archive(database: &Database, staging: &Staging, user: Option<&str>) -> Result<(), SnapshotError> {
+    // The engine writes the archive, so the folder is its own where it runs under another user.
+    let folder = Staging::make(staging.path().join("archive"))?;
+    if let Some(user) = user {
+        let (uid, gid) = crate::engine::user_ids(user).map_err(SnapshotError::Engine)?;
+        std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid))
+            .map_err(|source| SnapshotError::File { path: folder.path().to_owned(), source })?;
+    }
+    let file = folder.path().join("backup.tar.gz");
+    let name = file.to_str().ok_or_else(|| SnapshotError::File {
+        path: file.clone(),
+        source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
+    })?;
+    database.backup_archive(name).await.map_err(SnapshotError::Database)?;
+    let to = staging.path().to_owned();
+    let left_out = blocking(move || files::unpack(&file, &to)).await?;
+    tracing::debug!("left out of the snapshot: {}", left_out.join(", "));
+    Ok(())
+}
+
+/// Reflinks while all writes are held. The lock is remembered in `state_dir`, so that an agent that dies in between
+/// cannot leave the database locked for good.
+async fn locked_reflink(
+    database: &Database,
+    node: &NodeHandle,
+    staging: &Staging,
+) -> Result<(), SnapshotError> {
+    let mark = crate::engine::lock_mark(node.config());
+    fs::write(&mark, "fsyncLock\n").map_err(|source| SnapshotError::File { path: mark.clone(), source })?;
+    database.lock().await.map_err(SnapshotError::Database)?;
+    let from = node.config().data_path.clone();
+    let to = staging.path().to_owned();
+    let copied = blocking(move || {
+        let list = files::list(&from)?;
+        files::copy(&from, &to, &list, Copying::Reflink, &|_| {})
+    })
+    .await;
+    database.unlock().await.map_err(SnapshotError::Database)?;
+    fs::remove_file(&mark).map_err(|source| SnapshotError::File { path: mark, source })?;
+    copied
+}
+
+/// Copies while the engine is stopped; it is started again before anything is sent.
+async fn stopped_copy(
+    node: &NodeHandle,
+    staging: Staging,
+    progress: &Progress,
+) -> Result<Staging, SnapshotError> {
+    let hold = node.hold("a snapshot copies the files").await?;
+    let from = node.config().data_path.clone();
+    let to = staging.path().to_owned();
+    let progress = progress.clone();
+    let copied = blocking(move || {
+        let list = files::list(&from)?;
+        let total = list.iter().filter_map(|p| fs::metadata(from.join(p)).ok()).map(|m| m.len()).sum();
+        let done = std::cell::Cell::new(0);
+        files::copy(&from, &to, &list, Copying::ReflinkOrBytes, &|bytes| {
+            done.set(done.get() + bytes);
+            progress.report("copy the files", done.get(), total, "bytes");
+        })
+    })
+    .await;
+    drop(hold);
+    copied.map(|()| staging)
+}
+
+async fn upload(
+    node: &NodeHandle,
+    store: &Store,
+    copied: Copied,
+    cancelled: &CancellationToken,
+    progress: &Progress,
+) -> Result<Taken, SnapshotError> {
+    let total =
+        copied.files.iter().filter_map(|p| fs::metadata(copied.root.join(p)).ok()).map(|m| m.len()).sum();
+    let mut done = 0;
+    let mut entries = Vec::new();
+    for path in &copied.files {
+        let name = path.to_str().ok_or_else(|| SnapshotError::File {
+            path: path.clone(),
+            source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
+        })?;
+        let mut on_bytes = |bytes| {
+            done += bytes;
+            progress.report("send", done, total, "bytes");
+        };
+        let file = copied.root.join(path);
+        let entry = store.put_file(&object_name(name), &file, cancelled, &mut on_bytes).await?;
+        entries.push(FileEntry { path: name.to_owned(), ..entry });
+    }
+    // An assignment that is in the data but in neither the journal nor the keystore cannot be: it is journalled
+    // before its table exists, and folded only into a keystore that is copied after this.
+    let journal = node.config().keyward_dir().join(ASSIGNMENTS);
+    let assignments = match fs::read(&journal) {
+        Ok(bytes) if !bytes.is_empty() => Some(bytes),
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => return Err(SnapshotError::File { path: journal, source }),
+    };
+    let assignments = match assignments {
+        Some(bytes) => Some(put_small(store, ASSIGNMENTS, bytes).await?),
+        None => None,
+    };
+    let keystore_bytes = node.keystore_bytes()?;
+    let sealed = SealedKeystore::parse(&keystore_bytes).map_err(SnapshotError::Keystore)?;
+    let keystore = put_small(store, KEYSTORE, keystore_bytes).await?;
+    let customer_keys: Vec<String> = sealed.wraps().iter().map(|wrap| wrap.key_identifier.clone()).collect();
+    let manifest = Manifest {
+        format_version: manifest::FORMAT_VERSION,
+        created_at: copied.created_at,
+        node: NodeOfSnapshot { id: sealed.node_id(), name: node.config().name.clone() },
+        engine: EngineOfSnapshot {
+            kind: node.config().engine.kind.as_str().to_owned(),
+            version: copied.engine_version.clone(),
+        },
+        method: copied.method,
+        master_key_id: sealed.master_key_id(),
+        customer_keys: customer_keys.clone(),
+        keystore_generation: sealed.generation(),
+        keystore,
+        assignments,
+        files: entries,
+    };
+    let bytes = serde_json::to_vec_pretty(&manifest).map_err(SnapshotError::Encode)?;
+    if cancelled.is_cancelled() {
+        return Err(SnapshotError::Revoked);
+    }
+    store.put(manifest::NAME, bytes).await?;
+    Ok(Taken {
+        to: store.shown().to_owned(),
+        method: copied.method,
+        files: manifest.files.len(),
+        bytes: manifest.total_bytes(),
+        customer_keys,
+    })
+}
+
+/// The keystore's name, in a snapshot as in `DBPATH/.keyward`.
+pub(super) const KEYSTORE: &str = "keystore.json";
+/// The assignment journal's name, likewise.
+pub(super) const ASSIGNMENTS: &str = "assignments";
+
+/// Where a file of the data path is kept in a snapshot.
+pub(super) fn object_name(path: &str) -> String {
+    format!("data/{path}")
+}
+
+async fn put_small(store: &Store, name: &str, bytes: Vec<u8>) -> Result<FileEntry, SnapshotError> {
+    let entry = FileEntry {
+        path: format!(".keyward/{name}"),
+        size: bytes.len() as u64,
+        sha256: HEXLOWER.encode(digest(&SHA256, &bytes).as_ref()),
+    };
+    store.put(name, bytes).await?;
+    Ok(entry)
+}
+
+/// Runs `work` where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, SnapshotError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| SnapshotError::Ended)?
+}

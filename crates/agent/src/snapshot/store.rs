@@ -1,0 +1,311 @@
+//! Where snapshots are kept: a folder, Azure Blob Storage or S3, behind one code path.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use futures_util::TryStreamExt;
+use object_store::{
+    ObjectStore, ObjectStoreExt, ObjectStoreScheme, buffered::BufWriter, local::LocalFileSystem,
+    parse_url_opts, path::Path as ObjectPath,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::{SnapshotError, manifest::FileEntry};
+
+/// A place for one snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    store: Arc<dyn ObjectStore>,
+    prefix: ObjectPath,
+    /// As the operator wrote it, without credentials.
+    shown: String,
+}
+
+/// How much is read at a time.
+const CHUNK: usize = 1024 * 1024;
+
+impl Store {
+    /// The place that `url` names. Credentials come from the host's identity, or from `credentials`.
+    pub(super) fn open(url: &Url, credentials: Option<&Path>) -> Result<Self, SnapshotError> {
+        let shown = without_credentials(url);
+        let failed = |source| SnapshotError::Store { place: shown.clone(), source };
+        let (scheme, path) = ObjectStoreScheme::parse(url)
+            .map_err(|error| SnapshotError::Url { url: shown.clone(), why: error.to_string() })?;
+        if scheme == ObjectStoreScheme::Local {
+            // Written through to the disk, and no empty folders left behind by an aborted snapshot.
+            let store = LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true);
+            return Ok(Self { store: Arc::new(store), prefix: ObjectPath::from(path.as_ref()), shown });
+        }
+        let options = credentials.map(read_options).transpose()?.unwrap_or_default();
+        let (store, prefix) = parse_url_opts(url, options).map_err(failed)?;
+        Ok(Self { store: Arc::from(store), prefix, shown })
+    }
+
+    /// As the operator named it, without credentials.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Whether anything is there already.
+    pub(super) async fn is_empty(&self) -> Result<bool, SnapshotError> {
+        let mut listing = self.store.list(Some(&self.prefix));
+        Ok(listing.try_next().await.map_err(|e| self.failed(e))?.is_none())
+    }
+
+    /// Writes a small object.
+    pub(super) async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), SnapshotError> {
+        self.store.put(&self.object(name), bytes.into()).await.map_err(|e| self.failed(e))?;
+        Ok(())
+    }
+
+    /// Copies a file there, unless `cancelled` comes first; says the bytes as they go.
+    pub(super) async fn put_file(
+        &self,
+        name: &str,
+        file: &Path,
+        cancelled: &CancellationToken,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<FileEntry, SnapshotError> {
+        let unreadable = |source| SnapshotError::File { path: file.to_owned(), source };
+        let mut from = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let mut to = BufWriter::new(Arc::clone(&self.store), self.object(name));
+        let mut hash = Context::new(&SHA256);
+        let mut size = 0;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            if cancelled.is_cancelled() {
+                // What was sent so far never becomes an object.
+                let _ = to.abort().await;
+                return Err(SnapshotError::Revoked);
+            }
+            let read = from.read(&mut chunk).await.map_err(unreadable)?;
+            if read == 0 {
+                break;
+            }
+            hash.update(&chunk[..read]);
+            size += read as u64;
+            let sent = to.put(Bytes::copy_from_slice(&chunk[..read])).await;
+            sent.map_err(|e| self.failed(e))?;
+            progress(read as u64);
+        }
+        to.shutdown()
+            .await
+            .map_err(|e| self.failed(object_store::Error::Generic { store: "upload", source: Box::new(e) }))?;
+        Ok(FileEntry { path: String::new(), size, sha256: HEXLOWER.encode(hash.finish().as_ref()) })
+    }
+
+    /// A small object, when it is there.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, SnapshotError> {
+        match self.store.get(&self.object(name)).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(|e| self.failed(e))?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Copies an object into `file` and checks it against `entry`.
+    pub(super) async fn get_file(
+        &self,
+        name: &str,
+        entry: &FileEntry,
+        file: &Path,
+        cancelled: &CancellationToken,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<(), SnapshotError> {
+        let unwritable = |source| SnapshotError::File { path: file.to_owned(), source };
+        let damaged = || SnapshotError::Damaged { path: entry.path.clone() };
+        let object = match self.store.get(&self.object(name)).await {
+            Ok(object) => object,
+            Err(object_store::Error::NotFound { .. }) => return Err(damaged()),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let mut stream = object.into_stream();
+        let mut to = tokio::fs::File::create_new(file).await.map_err(unwritable)?;
+        let mut hash = Context::new(&SHA256);
+        let mut size = 0;
+        while let Some(chunk) = stream.try_next().await.map_err(|e| self.failed(e))? {
+            if cancelled.is_cancelled() {
+                return Err(SnapshotError::Revoked);
+            }
+            hash.update(&chunk);
+            size += chunk.len() as u64;
+            to.write_all(&chunk).await.map_err(unwritable)?;
+            progress(chunk.len() as u64);
+        }
+        to.sync_all().await.map_err(unwritable)?;
+        if size != entry.size || HEXLOWER.encode(hash.finish().as_ref()) != entry.sha256 {
+            return Err(damaged());
+        }
+        Ok(())
+    }
+
+    /// Removes everything there: after an abort nothing may look like a snapshot.
+    pub(super) async fn remove_all(&self) -> Result<(), SnapshotError> {
+        let listing: Vec<_> =
+            self.store.list(Some(&self.prefix)).try_collect().await.map_err(|e| self.failed(e))?;
+        for object in listing {
+            self.store.delete(&object.location).await.map_err(|e| self.failed(e))?;
+        }
+        Ok(())
+    }
+
+    fn object(&self, name: &str) -> ObjectPath {
+        self.prefix.parts().chain(name.split('/').map(|part| part.to_owned().into())).collect()
+    }
+
+    fn failed(&self, source: object_store::Error) -> SnapshotError {
+        SnapshotError::Store { place: self.shown.clone(), source }
+    }
+}
+
+/// The options of a store's client, from a TOML file of `name = "value"` lines.
+fn read_options(path: &Path) -> Result<BTreeMap<String, String>, SnapshotError> {
+    let unreadable = |source| SnapshotError::Credentials { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    // The parser's own message would quote the line, and with it the secret.
+    toml::from_str(&text).map_err(|_| {
+        unreadable(io::Error::new(io::ErrorKind::InvalidData, "not lines of the form name = \"value\""))
+    })
+}
+
+/// `url` without user, password, query and fragment: what may stand in messages.
+fn without_credentials(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Both fail only for URLs that cannot have them.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.to_string()
+}
+
+/// The folder of a `file://` URL.
+pub(super) fn folder_of(url: &Url) -> Option<PathBuf> {
+    if url.scheme() == "file" { url.to_file_path().ok() } else { None }
+}
+
+#[cfg(test)]
+impl Store {
+    /// In memory.
+    pub(super) fn for_test() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Self { store, prefix: ObjectPath::from("snapshots/one"), shown: "memory:///snapshots/one".into() }
+    }
+
+    /// Names of everything there.
+    pub(super) async fn names(&self) -> Vec<String> {
+        let all: Vec<_> = self.store.list(Some(&self.prefix)).try_collect().await.unwrap();
+        all.iter().map(|o| o.location.to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn stored(store: &Store, dir: &Path, content: &[u8]) -> FileEntry {
+        let file = dir.join("source");
+        fs::write(&file, content).unwrap();
+        store.put_file("data/a/b.wt", &file, &CancellationToken::new(), &mut |_| {}).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_file_comes_back_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_test();
+        // Longer than one part of a multipart upload.
+        let content: Vec<u8> = (0..25 * CHUNK + 17).map(|i| (i % 253) as u8).collect();
+        let entry = stored(&store, dir.path(), &content).await;
+        assert_eq!(entry.size, content.len() as u64);
+        let target = dir.path().join("target");
+        let mut seen = 0;
+        let token = CancellationToken::new();
+        store.get_file("data/a/b.wt", &entry, &target, &token, &mut |n| seen += n).await.unwrap();
+        assert_eq!(fs::read(&target).unwrap(), content);
+        assert_eq!(seen, entry.size);
+    }
+
+    #[tokio::test]
+    async fn damage_is_found_wherever_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_test();
+        let content = vec![7; 10_000];
+        let entry = stored(&store, dir.path(), &content).await;
+        let token = CancellationToken::new();
+        let mut flipped = content.clone();
+        flipped[5_000] ^= 1;
+        for (n, bad) in [flipped, content[..9_999].to_vec(), [content.clone(), vec![7]].concat(), Vec::new()]
+            .into_iter()
+            .enumerate()
+        {
+            store.put("data/a/b.wt", bad).await.unwrap();
+            let target = dir.path().join(format!("target-{n}"));
+            let result = store.get_file("data/a/b.wt", &entry, &target, &token, &mut |_| {}).await;
+            assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{n}: {result:?}");
+        }
+        let result = store.get_file("data/gone", &entry, &dir.path().join("t"), &token, &mut |_| {}).await;
+        assert!(matches!(result, Err(SnapshotError::Damaged { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_revocation_in_the_middle_leaves_no_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_test();
+        let file = dir.path().join("source");
+        fs::write(&file, vec![1; 30 * CHUNK]).unwrap();
+        let token = CancellationToken::new();
+        let mut sent = 0;
+        let result = store
+            .put_file("data/x", &file, &token, &mut |n| {
+                sent += n;
+                if sent > 12 * CHUNK as u64 {
+                    token.cancel();
+                }
+            })
+            .await;
+        assert!(matches!(result, Err(SnapshotError::Revoked)));
+        assert!(store.is_empty().await.unwrap(), "{:?}", store.names().await);
+    }
+
+    #[test]
+    fn every_scheme_goes_through_the_same_door() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = dir.path().join("store.toml");
+        fs::write(
+            &options,
+            "azure_storage_account_name = \"acc\"\nazure_storage_account_key = \"a2V5\"\naws_region = \"eu-west-1\"\n",
+        )
+        .unwrap();
+        for url in ["file:///srv/snapshots/1", "az://container/one", "s3://bucket/one?versionId=x"] {
+            let store = Store::open(&Url::parse(url).unwrap(), Some(&options)).unwrap();
+            assert!(!store.shown().contains('?'));
+            assert!(
+                store.object("data/a b/c.wt").to_string().ends_with("data/a b/c.wt"),
+                "{}",
+                store.object("data/a b/c.wt")
+            );
+        }
+        let ftp = Store::open(&Url::parse("ftp://host/x").unwrap(), None);
+        assert!(matches!(ftp, Err(SnapshotError::Url { .. })));
+    }
+
+    #[test]
+    fn messages_never_show_credentials() {
+        let url = Url::parse("https://user:pw@acc.blob.core.windows.net/c/p?sig=SECRET#x").unwrap();
+        assert_eq!(without_credentials(&url), "https://acc.blob.core.windows.net/c/p");
+        let dir = tempfile::tempdir().unwrap();
+        let options = dir.path().join("store.toml");
+        fs::write(&options, "azure_storage_account_key = SECRET\n").unwrap();
+        let error = read_options(&options).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("SECRET"));
+    }
+}

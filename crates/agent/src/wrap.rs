@@ -1,0 +1,137 @@
+//! What the customer key does for the node: wrapping a master key, and giving it back.
+//!
+//! Every call here waits for a vault. Nothing here touches the disk.
+
+use keyward_keys::{
+    CanarySecret, MasterKey,
+    keystore::{CanaryWrap, MasterKeyWrap, Provider, SealedKeystore, VerifiedWrap},
+};
+use keyward_kms::{KeyService, KmsError, Severity, highest_severity};
+use keyward_model::{Class, Evidence, KeyIdentifier, Timestamp, Weight};
+use zeroize::Zeroizing;
+
+use crate::node::NodeError;
+
+/// Refuses a customer key that will not do, with the vault's own reasons. Gives what is only worth a warning.
+pub(crate) async fn check(service: &dyn KeyService, key: &KeyIdentifier) -> Result<Vec<String>, NodeError> {
+    let findings = service.check(key).await;
+    if highest_severity(&findings) == Some(Severity::Refuse) {
+        return Err(NodeError::KeyRefused { key_identifier: key.to_string(), findings });
+    }
+    Ok(findings.into_iter().map(|finding| format!("{} ({})", finding.text, finding.hint)).collect())
+}
+
+/// Wraps a master key, and a new canary, under `key`. Nothing may rely on it before it was unwrapped once.
+pub(crate) async fn wrap(
+    service: &dyn KeyService,
+    key: &KeyIdentifier,
+    master: &[u8],
+    now: Timestamp,
+) -> Result<MasterKeyWrap, NodeError> {
+    let description = service.describe(key).await?;
+    let ciphertext = service.wrap(key, master).await?;
+    let canary = CanarySecret::make()?;
+    let canary_ciphertext = service.wrap(key, canary.expose()).await?;
+    Ok(MasterKeyWrap {
+        provider: Provider::AzureKeyVault,
+        key_identifier: key.to_string(),
+        public_key_sha256: description.public_key_sha256,
+        algorithm: "RSA-OAEP-256".to_owned(),
+        ciphertext,
+        created_at: now.0,
+        canary: CanaryWrap { ciphertext: canary_ciphertext, sha256: canary.sha256() },
+    })
+}
+
+/// Wraps a new master key under `key` and unwraps it again: only then may a keystore rely on it.
+pub(crate) async fn wrap_and_verify(
+    service: &dyn KeyService,
+    key: &KeyIdentifier,
+    master: &MasterKey,
+    now: Timestamp,
+) -> Result<(VerifiedWrap, Evidence), NodeError> {
+    let wrap = wrap(service, key, master.expose(), now).await?;
+    let (unwrapped, facts) = service.unwrap(key, &wrap.ciphertext).await?;
+    Ok((wrap.verified(master, &unwrapped)?, facts.into_evidence(Class::Success, key, now)))
+}
+
+/// A master key as the vault gave it back.
+pub(crate) struct Unwrapped {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    pub(crate) key_identifier: KeyIdentifier,
+    pub(crate) evidence: Evidence,
+}
+
+/// Unwraps the master key of `sealed` with the first of its wraps that works. When none does, the gentlest answer
+/// counts: a key that could not be asked is no refusal.
+pub(crate) async fn unwrap(
+    service: &dyn KeyService,
+    sealed: &[MasterKeyWrap],
+    now: impl Fn() -> Timestamp,
+) -> Result<Unwrapped, NodeError> {
+    let mut gentlest: Option<KmsError> = None;
+    for wrap in sealed {
+        let key: KeyIdentifier = wrap.key_identifier.parse()?;
+        match service.unwrap(&key, &wrap.ciphertext).await {
+            Ok((bytes, facts)) => {
+                let evidence = facts.into_evidence(Class::Success, &key, now());
+                return Ok(Unwrapped { bytes, key_identifier: key, evidence });
+            }
+            Err(error) => gentlest = Some(gentler(gentlest, error)),
+        }
+    }
+    Err(gentlest.map_or(NodeError::NoKeystore, NodeError::Kms))
+}
+
+/// The same for a keystore that is not this node's.
+pub(crate) async fn unwrap_sealed(
+    service: &dyn KeyService,
+    sealed: &SealedKeystore,
+    now: impl Fn() -> Timestamp,
+) -> Result<Unwrapped, NodeError> {
+    unwrap(service, sealed.wraps(), now).await
+}
+
+/// Probes the customer key: the wrap in use, or each in turn when none is known to work.
+pub(crate) async fn probe(
+    service: &dyn KeyService,
+    wraps: &[MasterKeyWrap],
+    primary: Option<&str>,
+) -> Option<Evidence> {
+    let mut gentlest: Option<Evidence> = None;
+    for wrap in wraps {
+        if primary.is_some_and(|primary| primary != wrap.key_identifier) {
+            continue;
+        }
+        let evidence = match wrap.key_identifier.parse::<KeyIdentifier>() {
+            Ok(key) => service.probe(&key, &wrap.canary.ciphertext, &wrap.canary.sha256).await,
+            Err(_) => continue,
+        };
+        if evidence.class == Class::Success {
+            return Some(evidence);
+        }
+        gentlest = Some(match gentlest {
+            Some(before) if rank(before.class) <= rank(evidence.class) => before,
+            Some(_) | None => evidence,
+        });
+    }
+    gentlest
+}
+
+fn gentler(before: Option<KmsError>, error: KmsError) -> KmsError {
+    match before {
+        Some(before) if rank(before.class) <= rank(error.class) => before,
+        Some(_) | None => error,
+    }
+}
+
+fn rank(class: Class) -> u8 {
+    match class.weight() {
+        Weight::Success => 0,
+        // Damaged data says nothing about the other wraps.
+        Weight::Neutral if class == Class::BadCiphertext => 4,
+        Weight::Neutral => 1,
+        Weight::Denial => 2,
+        Weight::Strong => 3,
+    }
+}
