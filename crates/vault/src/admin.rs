@@ -10,8 +10,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use access::{AccessChange, AccessResult};
+pub use applications::{
+    ApplicationView, CertificateRegistration, FederatedRegistration, NewApplication, SecretView,
+};
 pub(crate) use applications::{new_application, random_secret};
-pub use applications::{ApplicationView, CertificateRegistration, FederatedRegistration, NewApplication, SecretView};
 pub use keys::KeySettings;
 pub use view::{KeyVersionView, KeyView, PrivateEndpointView, VaultStatus};
 
@@ -105,13 +107,16 @@ impl AdminRefusal {
 }
 
 fn hint(refusal: &Refusal) -> Option<&'static str> {
-    match refusal {
-        Refusal::PurgeProtected { .. } => {
-            Some("switch the vault's purge protection off first: PATCH /keyward/v1/vault {\"purgeProtection\":false}")
-        }
-        Refusal::KeyNotFound { .. } => Some("list the keys; a deleted one can be recovered"),
-        Refusal::ObjectIsDeletedButRecoverable { .. } => Some("recover the key, or purge it first"),
-        _ => None,
+    if matches!(refusal, Refusal::PurgeProtected { .. }) {
+        Some(
+            "switch the vault's purge protection off first: PATCH /keyward/v1/vault {\"purgeProtection\":false}",
+        )
+    } else if matches!(refusal, Refusal::KeyNotFound { .. }) {
+        Some("list the keys; a deleted one can be recovered")
+    } else if matches!(refusal, Refusal::ObjectIsDeletedButRecoverable { .. }) {
+        Some("recover the key, or purge it first")
+    } else {
+        None
     }
 }
 
@@ -131,7 +136,8 @@ async fn dispatch(service: &Service, http: &HttpRequest) -> Result<Answer, Admin
     match (http.method.as_str(), segments.as_slice()) {
         ("GET", ["status"]) => Ok(to_json(&view::status(service))),
         ("GET", ["log"]) => {
-            let skip = http.query.iter().find(|(n, _)| n == "skip").and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
+            let skip =
+                http.query.iter().find(|(n, _)| n == "skip").and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
             let text = service.log().read(skip).map_err(|e| AdminRefusal::Bad(format!("the log: {e}")))?;
             let mut answer = Answer::ok(Value::String(text));
             answer.headers.push(("content-type", "application/x-ndjson".to_owned()));
@@ -148,11 +154,11 @@ async fn dispatch(service: &Service, http: &HttpRequest) -> Result<Answer, Admin
         }
         ("POST", ["vault", "delete"]) => {
             let now = service.now();
-            service.change(|state| done(state.vault.delete(now))).await?;
+            edit(service, |state| state.vault.delete(now)).await?;
             Ok(to_json(&view::status(service)))
         }
         ("POST", ["vault", "recover"]) => {
-            let recovered = service.change(|state| done(state.vault.recover())).await?;
+            let recovered = edit(service, |state| state.vault.recover()).await?;
             if recovered {
                 Ok(to_json(&view::status(service)))
             } else {
@@ -161,7 +167,7 @@ async fn dispatch(service: &Service, http: &HttpRequest) -> Result<Answer, Admin
         }
         ("PUT", ["settings"]) => {
             let settings: Settings = read(http)?;
-            service.change(|state| done(state.settings = settings)).await?;
+            edit(service, |state| state.settings = settings).await?;
             Ok(to_json(&view::status(service)))
         }
         _ => Err(AdminRefusal::NoSuchPath),
@@ -171,8 +177,10 @@ async fn dispatch(service: &Service, http: &HttpRequest) -> Result<Answer, Admin
 fn check_admin_token(service: &Service, http: &HttpRequest) -> Result<(), AdminRefusal> {
     let state = service.state();
     let given = http.header("authorization").and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
-    let same =
-        aws_lc_rs::constant_time::verify_slices_are_equal(given.as_bytes(), state.admin_token.expose().as_bytes());
+    let same = aws_lc_rs::constant_time::verify_slices_are_equal(
+        given.as_bytes(),
+        state.admin_token.expose().as_bytes(),
+    );
     same.map_err(|_| AdminRefusal::Unauthorized)
 }
 
@@ -180,18 +188,16 @@ async fn change_vault(service: &Service, change: VaultChange) -> Result<Answer, 
     if change.retention_days.is_some_and(|days| !(7..=90).contains(&days)) {
         return Err(AdminRefusal::Bad("retentionDays must be between 7 and 90".to_owned()));
     }
-    service
-        .change(|state| {
-            let vault = &mut state.vault;
-            vault.purge_protection = change.purge_protection.unwrap_or(vault.purge_protection);
-            vault.retention_days = change.retention_days.unwrap_or(vault.retention_days);
-            vault.access_model = change.access_model.unwrap_or(vault.access_model);
-            if let Some(network) = change.network {
-                vault.network = network;
-            }
-            done(())
-        })
-        .await?;
+    edit(service, |state| {
+        let vault = &mut state.vault;
+        vault.purge_protection = change.purge_protection.unwrap_or(vault.purge_protection);
+        vault.retention_days = change.retention_days.unwrap_or(vault.retention_days);
+        vault.access_model = change.access_model.unwrap_or(vault.access_model);
+        if let Some(network) = change.network {
+            vault.network = network;
+        }
+    })
+    .await?;
     Ok(to_json(&view::status(service)))
 }
 
@@ -205,22 +211,20 @@ async fn faults(service: &Service, http: &HttpRequest, rest: &[&str]) -> Result<
     let kind = |name: &str| name.parse::<FaultKind>().map_err(|e| AdminRefusal::Bad(e.to_string()));
     match (http.method.as_str(), rest) {
         ("GET", []) => {}
-        ("DELETE", []) => service.change(|state| done(state.faults.clear())).await?,
+        ("DELETE", []) => edit(service, |state| state.faults.clear()).await?,
         ("DELETE", [name]) => {
             let kind = kind(name)?;
-            service.change(|state| done(state.faults.retain(|f| f.kind != kind))).await?;
+            edit(service, |state| state.faults.retain(|f| f.kind != kind)).await?;
         }
         ("PUT", [name]) => {
             let kind = kind(name)?;
             let body: Body = read(http)?;
             let until = body.for_s.map(|seconds| now + i64::from(seconds));
-            service
-                .change(|state| {
-                    state.faults.retain(|f| f.kind != kind && f.until.is_none_or(|until| now < until));
-                    state.faults.push(ActiveFault { kind, until });
-                    done(())
-                })
-                .await?;
+            edit(service, |state| {
+                state.faults.retain(|f| f.kind != kind && f.until.is_none_or(|until| now < until));
+                state.faults.push(ActiveFault { kind, until });
+            })
+            .await?;
         }
         _ => return Err(AdminRefusal::NoSuchPath),
     }
@@ -249,8 +253,10 @@ async fn private_endpoints(
             };
             service
                 .change(|state| match state.vault.private_endpoints.contains_key(*name) {
-                    true => Err(AdminRefusal::Bad(format!("there is a private endpoint connection {name} already"))),
-                    false => done(state.vault.private_endpoints.insert((*name).to_owned(), connection)),
+                    true => Err(AdminRefusal::Bad(format!(
+                        "there is a private endpoint connection {name} already"
+                    ))),
+                    false => Ok(state.vault.private_endpoints.insert((*name).to_owned(), connection)),
                 })
                 .await?;
         }
@@ -276,19 +282,22 @@ async fn private_endpoints(
 }
 
 /// A step that can't fail.
-fn done<T>(value: T) -> Result<T, AdminRefusal> {
-    Ok(value)
+async fn edit<T>(service: &Service, step: impl FnOnce(&mut State) -> T) -> Result<T, AdminRefusal> {
+    service.change(|state| Ok(step(state))).await
 }
 
 /// Reads a JSON body; an empty one counts as `{}`.
 fn read<T: DeserializeOwned>(http: &HttpRequest) -> Result<T, AdminRefusal> {
     let body: &[u8] = if http.body.is_empty() { b"{}" } else { &http.body };
-    serde_json::from_slice(body).map_err(|e| AdminRefusal::Bad(format!("the request body cannot be read: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| AdminRefusal::Bad(format!("the request body cannot be read: {e}")))
 }
 
 fn to_json(value: &impl serde::Serialize) -> Answer {
     match serde_json::to_value(value) {
         Ok(value) => Answer::ok(value),
-        Err(error) => Answer { status: 500, ..Answer::ok(json!({ "error": { "message": error.to_string() } })) },
+        Err(error) => {
+            Answer { status: 500, ..Answer::ok(json!({ "error": { "message": error.to_string() } })) }
+        }
     }
 }

@@ -79,7 +79,7 @@ pub enum Refusal {
     /// Access policies: the caller is on none.
     NoPolicyEntry {
         /// Who.
-        caller: Caller,
+        caller: Box<Caller>,
         /// Vault name.
         vault: String,
         /// Region.
@@ -88,7 +88,7 @@ pub enum Refusal {
     /// Access policies: the caller's entry lacks the permission.
     PolicyLacks {
         /// Who.
-        caller: Caller,
+        caller: Box<Caller>,
         /// Permission word, such as `unwrapKey`.
         permission: &'static str,
         /// Vault name.
@@ -99,7 +99,7 @@ pub enum Refusal {
     /// Role assignments: none brings the data action.
     RbacDenies {
         /// Who.
-        caller: Caller,
+        caller: Box<Caller>,
         /// Full data action.
         action: &'static str,
         /// ARM resource id asked for.
@@ -204,7 +204,7 @@ pub enum Refusal {
     /// ARM: the caller may not.
     ArmForbidden {
         /// Who.
-        caller: Caller,
+        caller: Box<Caller>,
         /// Control-plane action.
         action: &'static str,
         /// Scope.
@@ -385,17 +385,24 @@ impl Refusal {
                 403,
                 FORBIDDEN,
                 None,
-                format!("Operation \"purge\" is not enabled for this vault: purge protection is on (key {name})."),
+                format!(
+                    "Operation \"purge\" is not enabled for this vault: purge protection is on (key {name})."
+                ),
             ),
             Self::BadParameter(text) => row(400, "BadParameter", None, text.clone()),
-            Self::NoSuchPath => row(404, "NotFound", None, "The requested resource does not exist on the server."),
+            Self::NoSuchPath => {
+                row(404, "NotFound", None, "The requested resource does not exist on the server.")
+            }
             Self::MethodNotAllowed => {
                 row(405, "MethodNotAllowed", None, "The resource does not support the specified HTTP verb.")
             }
             // What Azure answers for a soft-deleted vault is not recorded publicly.
-            Self::VaultDeleted { vault } => {
-                row(404, "VaultNotFound", None, format!("The vault {vault} was not found: it may have been deleted."))
-            }
+            Self::VaultDeleted { vault } => row(
+                404,
+                "VaultNotFound",
+                None,
+                format!("The vault {vault} was not found: it may have been deleted."),
+            ),
             Self::Throttled { .. } => row(
                 429,
                 "Throttled",
@@ -442,7 +449,9 @@ impl Refusal {
                 400,
                 "BadRequest",
                 None,
-                format!("Private endpoint connection {name} is {status} and cannot be changed: make a new endpoint."),
+                format!(
+                    "Private endpoint connection {name} is {status} and cannot be changed: make a new endpoint."
+                ),
             ),
         }
     }
@@ -461,17 +470,176 @@ impl TokenProblem {
             Self::SigningKey => {
                 "AKV10046: Unable to resolve the key used for signature validation.".to_owned()
             }
-            Self::Audience { got, wanted } => format!(
-                "AKV10022: Invalid audience. Expected {wanted}, found: {got}."
-            ),
-            Self::Issuer { got, accepted } => format!(
-                "AKV10032: Invalid issuer. Expected one of {accepted}, found {got}."
-            ),
+            Self::Audience { got, wanted } => {
+                format!("AKV10022: Invalid audience. Expected {wanted}, found: {got}.")
+            }
+            Self::Issuer { got, accepted } => {
+                format!("AKV10032: Invalid issuer. Expected one of {accepted}, found {got}.")
+            }
             // The codes of these two are not recorded publicly.
-            Self::Expired => "Error validating token: IDX10223: Lifetime validation failed. The token is expired.".to_owned(),
+            Self::Expired => {
+                "Error validating token: IDX10223: Lifetime validation failed. The token is expired."
+                    .to_owned()
+            }
             Self::NotYetValid => {
-                "Error validating token: IDX10222: Lifetime validation failed. The token is not yet valid.".to_owned()
+                "Error validating token: IDX10222: Lifetime validation failed. The token is not yet valid."
+                    .to_owned()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller() -> Box<Caller> {
+        Box::new(Caller {
+            app_id: "app".into(),
+            object_id: "object".into(),
+            tenant_id: "tenant".into(),
+            issuer: "https://sts.windows.net/tenant/".into(),
+        })
+    }
+
+    /// Status, code, inner code and the part of the message that people and tools look for.
+    #[test]
+    fn answers_are_worded_as_azures() {
+        let (vault, location) = (String::from("v"), String::from("westeurope"));
+        let who = "appid=app;oid=object;iss=https://sts.windows.net/tenant/";
+        let table: Vec<(Refusal, u16, &str, Option<&str>, String)> = vec![
+            (
+                Refusal::TokenMissing,
+                401,
+                "Unauthorized",
+                None,
+                "Request is missing a Bearer or PoP token.".into(),
+            ),
+            (
+                Refusal::NoPolicyEntry { caller: caller(), vault: vault.clone(), location: location.clone() },
+                403,
+                "Forbidden",
+                Some("AccessDenied"),
+                "Access denied. Caller was not found on any access policy.".into(),
+            ),
+            (
+                Refusal::PolicyLacks {
+                    caller: caller(),
+                    permission: "unwrapKey",
+                    vault: vault.clone(),
+                    location: location.clone(),
+                },
+                403,
+                "Forbidden",
+                Some("ForbiddenByPolicy"),
+                format!("The user, group or application '{who}' does not have keys unwrapKey permission on key vault 'v;location=westeurope'."),
+            ),
+            (
+                Refusal::RbacDenies {
+                    caller: caller(),
+                    action: "Microsoft.KeyVault/vaults/keys/unwrap/action",
+                    resource: "/r".into(),
+                    vault: vault.clone(),
+                    location: location.clone(),
+                },
+                403,
+                "Forbidden",
+                Some("ForbiddenByRbac"),
+                format!("Caller: {who}\r\nAction: 'Microsoft.KeyVault/vaults/keys/unwrap/action'\r\nResource: '/r'\r\nAssignment: (not found)"),
+            ),
+            (
+                Refusal::Firewall { address: "10.1.2.3".into(), vault: vault.clone(), location: location.clone() },
+                403,
+                "Forbidden",
+                Some("ForbiddenByFirewall"),
+                "Client address is not authorized and caller is not a trusted service.\r\nClient address: 10.1.2.3".into(),
+            ),
+            (
+                Refusal::NotPrivateLink { vault: vault.clone(), location },
+                403,
+                "Forbidden",
+                Some("ForbiddenByConnection"),
+                "Connection is not an approved private link".into(),
+            ),
+            (
+                Refusal::KeyDisabled { operation: "unwrapKey" },
+                403,
+                "Forbidden",
+                Some("KeyDisabled"),
+                "Operation unwrapKey is not allowed on a disabled key.".into(),
+            ),
+            (
+                Refusal::KeyNotYetValid { operation: "wrapKey" },
+                403,
+                "Forbidden",
+                Some("KeyNotYetValid"),
+                "not yet valid".into(),
+            ),
+            (Refusal::KeyExpired { operation: "wrapKey" }, 403, "Forbidden", Some("KeyExpired"), "expired".into()),
+            (
+                Refusal::KeyOperationForbidden { operation: "decrypt" },
+                403,
+                "Forbidden",
+                Some("KeyOperationForbidden"),
+                "Operation decrypt is not permitted on this key.".into(),
+            ),
+            (
+                Refusal::KeyNotFound { name: "k".into(), version: None },
+                404,
+                "KeyNotFound",
+                None,
+                "A key with (name/id) k was not found in this key vault. If you recently deleted this key you may be able to recover it".into(),
+            ),
+            (
+                Refusal::ObjectIsDeletedButRecoverable { name: "k".into() },
+                409,
+                "Conflict",
+                Some("ObjectIsDeletedButRecoverable"),
+                "Key k is currently in a deleted but recoverable state, and its name cannot be reused".into(),
+            ),
+            (
+                Refusal::ObjectIsBeingDeleted { name: "k".into() },
+                409,
+                "Conflict",
+                Some("ObjectIsBeingDeleted"),
+                "Key k is currently being deleted and cannot be re-created; retry later.".into(),
+            ),
+            (Refusal::BadParameter("what".into()), 400, "BadParameter", None, "what".into()),
+            (Refusal::Throttled { retry_after_s: 3 }, 429, "Throttled", None, "too many requests".into()),
+            (Refusal::InternalServerError, 500, "InternalServerError", None, "internal server error".into()),
+            (
+                Refusal::ArmNotFound { resource: "Microsoft.KeyVault/vaults/v".into(), resource_group: "g".into() },
+                404,
+                "ResourceNotFound",
+                None,
+                "The Resource 'Microsoft.KeyVault/vaults/v' under resource group 'g' was not found.".into(),
+            ),
+            (
+                Refusal::ArmForbidden {
+                    caller: caller(),
+                    action: "Microsoft.KeyVault/vaults/read",
+                    scope: "/s".into(),
+                },
+                403,
+                "AuthorizationFailed",
+                None,
+                "does not have authorization to perform action 'Microsoft.KeyVault/vaults/read' over scope '/s'".into(),
+            ),
+        ];
+        for (refusal, status, code, inner, message) in table {
+            let answer = refusal.answer();
+            let error = &answer.body["error"];
+            assert_eq!((answer.status, error["code"].as_str()), (status, Some(code)), "{refusal:?}");
+            assert_eq!(error["innererror"]["code"].as_str(), inner, "{refusal:?}");
+            assert!(error["message"].as_str().unwrap().contains(&message), "{refusal:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_throttled_answer_says_when_to_come_back() {
+        let header =
+            |refusal: &Refusal| refusal.answer().headers.iter().any(|(name, _)| *name == "retry-after");
+        assert!(header(&Refusal::Throttled { retry_after_s: 1 }));
+        assert!(!header(&Refusal::ServiceUnavailable));
     }
 }

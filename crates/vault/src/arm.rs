@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::answer::{Answer, Caller, Refusal};
 use crate::authorize::{Permission, authorize_arm};
 use crate::state::{
-    AccessModel, ConnectionStatus, Directory, PolicyEntry, PrivateEndpointConnection, State, UnixSeconds, Vault,
-    VaultDeletion,
+    AccessModel, ConnectionStatus, Directory, PolicyEntry, PrivateEndpointConnection, State, UnixSeconds,
+    Vault, VaultDeletion,
 };
 
 /// A call of ARM.
@@ -63,9 +63,10 @@ pub fn route(method: &str, path: &str) -> Result<ArmCall, Refusal> {
     let text = |at: usize| segments.get(at).copied().unwrap_or_default().to_owned();
     let scope = || Scope { subscription: text(1), resource_group: text(3), vault: text(7) };
     match (lower.as_slice(), method) {
-        (["subscriptions", _, "resourcegroups", _, "providers", "microsoft.keyvault", "vaults", _], "GET") => {
-            Ok(ArmCall::Vault(scope()))
-        }
+        (
+            ["subscriptions", _, "resourcegroups", _, "providers", "microsoft.keyvault", "vaults", _],
+            "GET",
+        ) => Ok(ArmCall::Vault(scope())),
         (["subscriptions", _, "providers", "microsoft.keyvault", "deletedvaults"], "GET") => {
             Ok(ArmCall::DeletedVaults { subscription: text(1) })
         }
@@ -202,7 +203,10 @@ pub fn set_connection(
     if matches!(connection.status, ConnectionStatus::Rejected | ConnectionStatus::Disconnected)
         && connection.status != status
     {
-        return Err(Refusal::ConnectionIsFinal { name: name.to_owned(), status: format!("{:?}", connection.status) });
+        return Err(Refusal::ConnectionIsFinal {
+            name: name.to_owned(),
+            status: format!("{:?}", connection.status),
+        });
     }
     connection.status = status;
     connection.description = description.to_owned();

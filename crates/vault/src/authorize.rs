@@ -50,8 +50,16 @@ const PERMISSIONS: [(Permission, &str, &str); 17] = [
     (Permission::Encrypt, "encrypt", "Microsoft.KeyVault/vaults/keys/encrypt/action"),
     (Permission::Decrypt, "decrypt", "Microsoft.KeyVault/vaults/keys/decrypt/action"),
     (Permission::Rotate, "rotate", "Microsoft.KeyVault/vaults/keys/rotate/action"),
-    (Permission::GetRotationPolicy, "getrotationpolicy", "Microsoft.KeyVault/vaults/keyrotationpolicies/read"),
-    (Permission::SetRotationPolicy, "setrotationpolicy", "Microsoft.KeyVault/vaults/keyrotationpolicies/write"),
+    (
+        Permission::GetRotationPolicy,
+        "getrotationpolicy",
+        "Microsoft.KeyVault/vaults/keyrotationpolicies/read",
+    ),
+    (
+        Permission::SetRotationPolicy,
+        "setrotationpolicy",
+        "Microsoft.KeyVault/vaults/keyrotationpolicies/write",
+    ),
 ];
 
 impl Permission {
@@ -171,7 +179,8 @@ pub fn authorize(
     key: Option<&str>,
     now: UnixSeconds,
 ) -> Result<(), Refusal> {
-    let felt = |from: UnixSeconds, until: Option<UnixSeconds>| from <= now && until.is_none_or(|until| now < until);
+    let felt =
+        |from: UnixSeconds, until: Option<UnixSeconds>| from <= now && until.is_none_or(|until| now < until);
     match vault.access_model {
         AccessModel::Policy => {
             let mut entries = vault
@@ -181,7 +190,7 @@ pub fn authorize(
                 .peekable();
             if entries.peek().is_none() {
                 return Err(Refusal::NoPolicyEntry {
-                    caller: caller.clone(),
+                    caller: Box::new(caller.clone()),
                     vault: vault.name.clone(),
                     location: vault.location.clone(),
                 });
@@ -190,7 +199,7 @@ pub fn authorize(
                 return Ok(());
             }
             Err(Refusal::PolicyLacks {
-                caller: caller.clone(),
+                caller: Box::new(caller.clone()),
                 permission: permission.policy_word(),
                 vault: vault.name.clone(),
                 location: vault.location.clone(),
@@ -198,14 +207,14 @@ pub fn authorize(
         }
         AccessModel::Rbac => {
             let reads = [Permission::Get, Permission::List];
-            let allowed = vault
-                .roles
-                .iter()
-                .filter(|r| r.object_id == caller.object_id && felt(r.from, r.until))
-                .any(|r| {
-                    r.permissions.contains(&permission)
-                        || (permission.covered_by_read() && reads.iter().any(|read| r.permissions.contains(read)))
-                });
+            let allowed =
+                vault.roles.iter().filter(|r| r.object_id == caller.object_id && felt(r.from, r.until)).any(
+                    |r| {
+                        r.permissions.contains(&permission)
+                            || (permission.covered_by_read()
+                                && reads.iter().any(|read| r.permissions.contains(read)))
+                    },
+                );
             if allowed {
                 return Ok(());
             }
@@ -214,7 +223,7 @@ pub fn authorize(
                 None => vault.resource_id().to_lowercase(),
             };
             Err(Refusal::RbacDenies {
-                caller: caller.clone(),
+                caller: Box::new(caller.clone()),
                 action: permission.data_action(),
                 resource,
                 vault: vault.name.clone(),
@@ -236,7 +245,7 @@ pub fn authorize_arm(vault: &Vault, caller: &Caller, write: bool, now: UnixSecon
         return Ok(());
     }
     Err(Refusal::ArmForbidden {
-        caller: caller.clone(),
+        caller: Box::new(caller.clone()),
         action: if write {
             "Microsoft.KeyVault/vaults/PrivateEndpointConnectionsApproval/action"
         } else {
@@ -282,5 +291,57 @@ fn covers(rule: &str, address: IpAddr) -> bool {
             u128::from(network) & mask == u128::from(address) & mask
         }
         (Ok(_) | Err(_), _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_permission_has_its_words() {
+        let words: BTreeSet<&str> = Permission::all().map(Permission::policy_word).collect();
+        assert_eq!(words.len(), PERMISSIONS.len());
+        for permission in Permission::all() {
+            assert_eq!(permission.entry().0, permission);
+            // The word of the policies is the word of the state file.
+            assert_eq!(serde_json::to_value(permission).unwrap(), permission.policy_word());
+            let granted = read_grant(&[permission.policy_word().to_owned()]).unwrap();
+            assert!(granted.permissions.contains(&permission));
+        }
+    }
+
+    #[test]
+    fn the_recommended_role_reads_wraps_and_unwraps_only() {
+        let granted = read_grant(&[RECOMMENDED_ROLE.to_owned()]).unwrap();
+        let wanted =
+            BTreeSet::from([Permission::Get, Permission::List, Permission::WrapKey, Permission::UnwrapKey]);
+        assert_eq!((granted.permissions, granted.vault_read), (wanted, false));
+    }
+
+    #[test]
+    fn grants_are_read_in_every_notation() {
+        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let long =
+            read_grant(&words(&["Microsoft.KeyVault/vaults/keys/unwrap/action", "vaults/read"])).unwrap();
+        let short = read_grant(&words(&["unwrapkey", "Microsoft.KeyVault/vaults/read"])).unwrap();
+        assert_eq!(long, short);
+        assert!(long.vault_read && !long.vault_write);
+        assert_eq!(read_grant(&words(&["get", "fly"])), Err("fly".to_owned()));
+        let all = read_grant(&words(&["all"])).unwrap();
+        assert_eq!(all.permissions.len(), PERMISSIONS.len());
+    }
+
+    #[test]
+    fn ranges_cover_what_they_say() {
+        let covered = |rule: &str, address: &str| covers(rule, address.parse().unwrap());
+        assert!(covered("10.1.0.0/16", "10.1.255.255"));
+        assert!(!covered("10.1.0.0/16", "10.2.0.0"));
+        assert!(covered("0.0.0.0/0", "203.0.113.9"));
+        assert!(covered("2001:db8::/32", "2001:db8:1::1"));
+        assert!(!covered("2001:db8::/32", "10.1.0.0"));
+        assert!(!covered("nonsense", "10.1.0.0"));
     }
 }

@@ -18,7 +18,7 @@ use crate::admin::{
 };
 use crate::fault::{ActiveFault, FaultKind};
 use crate::log::LogEntry;
-use crate::state::{AccessModel, Settings};
+use crate::state::{AccessModel, Secret, Settings};
 use crate::{DESCRIPTION_FILE, VaultDescription};
 
 /// Longest that a call may take; making a 4096-bit key takes seconds.
@@ -88,7 +88,7 @@ impl ClientError {
 pub struct VaultAdmin {
     http: reqwest::Client,
     url: String,
-    token: String,
+    token: Secret,
 }
 
 impl VaultAdmin {
@@ -123,7 +123,7 @@ impl VaultAdmin {
             .timeout(CALL)
             .build()
             .map_err(|e| tls(&e))?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() })
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: Secret::new(token.to_owned()) })
     }
 
     /// The vault at a glance.
@@ -254,7 +254,8 @@ impl VaultAdmin {
         client_id: &str,
         expires_in_s: Option<i64>,
     ) -> Result<NewApplication, ClientError> {
-        self.call(Method::POST, &format!("apps/{client_id}/secrets"), &json!({ "expiresInS": expires_in_s })).await
+        self.call(Method::POST, &format!("apps/{client_id}/secrets"), &json!({ "expiresInS": expires_in_s }))
+            .await
     }
 
     /// Registers a client certificate (PEM).
@@ -278,7 +279,11 @@ impl VaultAdmin {
     }
 
     /// Switches a fault on, for some seconds or until cleared.
-    pub async fn set_fault(&self, kind: FaultKind, for_s: Option<u32>) -> Result<Vec<ActiveFault>, ClientError> {
+    pub async fn set_fault(
+        &self,
+        kind: FaultKind,
+        for_s: Option<u32>,
+    ) -> Result<Vec<ActiveFault>, ClientError> {
         self.call(Method::PUT, &format!("faults/{kind}"), &json!({ "forS": for_s })).await
     }
 
@@ -293,12 +298,18 @@ impl VaultAdmin {
     }
 
     /// A new connection, waiting for approval.
-    pub async fn request_private_endpoint(&self, name: &str) -> Result<Vec<PrivateEndpointView>, ClientError> {
+    pub async fn request_private_endpoint(
+        &self,
+        name: &str,
+    ) -> Result<Vec<PrivateEndpointView>, ClientError> {
         self.call(Method::POST, &format!("private-endpoints/{name}"), &Value::Null).await
     }
 
     /// Approves a connection.
-    pub async fn approve_private_endpoint(&self, name: &str) -> Result<Vec<PrivateEndpointView>, ClientError> {
+    pub async fn approve_private_endpoint(
+        &self,
+        name: &str,
+    ) -> Result<Vec<PrivateEndpointView>, ClientError> {
         self.call(Method::POST, &format!("private-endpoints/{name}/approve"), &Value::Null).await
     }
 
@@ -337,7 +348,11 @@ impl VaultAdmin {
         self.call(Method::POST, &format!("keys/{name}/{action}"), &Value::Null).await
     }
 
-    async fn application_action(&self, client_id: &str, action: &str) -> Result<ApplicationView, ClientError> {
+    async fn application_action(
+        &self,
+        client_id: &str,
+        action: &str,
+    ) -> Result<ApplicationView, ClientError> {
         self.call(Method::POST, &format!("apps/{client_id}/{action}"), &Value::Null).await
     }
 
@@ -354,8 +369,10 @@ impl VaultAdmin {
 
     async fn send(&self, method: Method, path: &str, body: &impl Serialize) -> Result<String, ClientError> {
         let unreachable = |source| ClientError::Unreachable { url: self.url.clone(), source };
-        let mut request =
-            self.http.request(method, format!("{}/keyward/v1/{path}", self.url)).bearer_auth(&self.token);
+        let mut request = self
+            .http
+            .request(method, format!("{}/keyward/v1/{path}", self.url))
+            .bearer_auth(self.token.expose());
         let body = serde_json::to_value(body).map_err(ClientError::Unreadable)?;
         if !body.is_null() {
             request = request.json(&body);

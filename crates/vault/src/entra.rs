@@ -69,8 +69,7 @@ pub fn signing_keys(directory: &Directory) -> Answer {
     Answer::ok(json!({ "keys": keys }))
 }
 
-/// A request to the token endpoint.
-#[derive(Debug)]
+/// A request to the token endpoint. No `Debug`: the form holds the secret.
 pub struct TokenRequest<'a> {
     /// Tenant in the path.
     pub tenant: &'a str,
@@ -96,7 +95,11 @@ impl TokenRequest<'_> {
 }
 
 /// The token endpoint: checks the client and says what its token may be used for.
-pub fn token(directory: &Directory, request: &TokenRequest<'_>, lifetime_s: u32) -> Result<Answer, TokenRefusal> {
+pub fn token(
+    directory: &Directory,
+    request: &TokenRequest<'_>,
+    lifetime_s: u32,
+) -> Result<Answer, TokenRefusal> {
     if request.tenant != directory.tenant_id {
         return Err(TokenRefusal::TenantNotFound { tenant: request.tenant.to_owned() });
     }
@@ -114,12 +117,13 @@ pub fn token(directory: &Directory, request: &TokenRequest<'_>, lifetime_s: u32)
         (None, Some(resource)) => resource,
         (None, None) => return Err(TokenRefusal::FieldMissing { field: "scope" }),
     };
-    let audience =
-        audience(resource, request.arm_url)
+    let audience = audience(resource, request.arm_url)
         .ok_or_else(|| TokenRefusal::UnknownResource { resource: resource.to_owned() })?;
-    let application = directory.applications.get(client_id).ok_or_else(|| {
-        TokenRefusal::ApplicationNotFound { client_id: client_id.to_owned(), tenant: directory.tenant_id.clone() }
-    })?;
+    let application =
+        directory.applications.get(client_id).ok_or_else(|| TokenRefusal::ApplicationNotFound {
+            client_id: client_id.to_owned(),
+            tenant: directory.tenant_id.clone(),
+        })?;
     if application.disabled {
         return Err(TokenRefusal::ApplicationDisabled { client_id: client_id.to_owned() });
     }
@@ -153,8 +157,8 @@ pub fn managed_identity(
         return Err(TokenRefusal::MetadataHeaderMissing);
     }
     let resource = get("resource").ok_or(TokenRefusal::FieldMissing { field: "resource" })?;
-    let audience =
-        audience(resource, arm_url).ok_or_else(|| TokenRefusal::UnknownResource { resource: resource.to_owned() })?;
+    let audience = audience(resource, arm_url)
+        .ok_or_else(|| TokenRefusal::UnknownResource { resource: resource.to_owned() })?;
     let wanted = get("client_id");
     let application = directory
         .applications

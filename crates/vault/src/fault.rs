@@ -80,7 +80,11 @@ impl FromStr for FaultKind {
     type Err = UnknownFault;
 
     fn from_str(text: &str) -> Result<Self, UnknownFault> {
-        NAMES.iter().find(|(_, name)| *name == text).map(|(kind, _)| *kind).ok_or_else(|| UnknownFault { given: text.to_owned() })
+        NAMES
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(kind, _)| *kind)
+            .ok_or_else(|| UnknownFault { given: text.to_owned() })
     }
 }
 
@@ -184,5 +188,31 @@ fn paired_region(home: &str) -> &str {
         "uksouth" => "ukwest",
         "ukwest" => "uksouth",
         _ => "pairedregion",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for kind in FaultKind::all() {
+            assert_eq!(kind.name().parse(), Ok(kind));
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+        let unknown = "fire".parse::<FaultKind>().unwrap_err().to_string();
+        assert!(unknown.contains("fire") && unknown.contains("token-down"), "{unknown}");
+    }
+
+    #[test]
+    fn a_fault_ends_at_its_time() {
+        let all = [
+            ActiveFault { kind: FaultKind::Refuse, until: Some(100) },
+            ActiveFault { kind: FaultKind::Slow, until: None },
+        ];
+        assert_eq!(Faults::at(&all, 99).reachability(), Reachability::Refused);
+        assert_eq!(Faults::at(&all, 100).reachability(), Reachability::Open);
+        assert!(Faults::at(&all, 100).has(FaultKind::Slow));
     }
 }

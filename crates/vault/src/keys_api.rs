@@ -15,8 +15,7 @@ use crate::answer::{Answer, Refusal};
 use crate::material::{Algorithm, Material, MaterialError};
 use crate::state::{Key, KeyVersion, NewVersion, RotationPolicy, State, UnixSeconds};
 
-/// A request after routing, authentication and authorization.
-#[derive(Debug, Clone)]
+/// A request after routing, authentication and authorization. No `Debug`: the body of an import is a private key.
 pub struct Request {
     /// `https://HOST[:PORT]` as the caller wrote it: what key identifiers begin with.
     pub links: Links,
@@ -44,28 +43,28 @@ impl Request {
 }
 
 /// `api-version`s that are served; the shapes are equal in all.
-const API_VERSIONS: [&str; 9] =
-    ["7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"];
+const API_VERSIONS: [&str; 10] =
+    ["2016-10-01", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "2025-07-01", "2026-04-01"];
 
 /// Checks the mandatory `api-version`.
 pub fn check_api_version(request: &Request) -> Result<(), Refusal> {
     match request.query("api-version") {
         None | Some("") => Err(Refusal::BadParameter("api-version must be specified".to_owned())),
-        Some(known) if API_VERSIONS.contains(&known) || known.ends_with("-preview.1") => Ok(()),
+        Some(known) if API_VERSIONS.contains(&known) || known.contains("-preview") => Ok(()),
         Some(other) => Err(Refusal::BadParameter(format!("Unsupported api-version: {other}"))),
     }
 }
 
 /// Bits of the key pair that this call needs made; `None` when it needs none.
 pub fn material_wanted(state: &State, call: &Call, request: &Request) -> Result<Option<u32>, Refusal> {
-    match call {
-        Call::Create { name } => {
-            let create = body::Create::read(&request.body)?;
-            state.vault.check_name_free(name, request.now)?;
-            Ok(Some(create.key_size))
-        }
-        Call::Rotate { name } => Ok(Some(state.vault.find(name, None)?.1.material.bits())),
-        _ => Ok(None),
+    if let Call::Create { name } = call {
+        let create = body::Create::read(&request.body)?;
+        state.vault.check_name_free(name, request.now)?;
+        Ok(Some(create.key_size))
+    } else if let Call::Rotate { name } = call {
+        Ok(Some(state.vault.find(name, None)?.1.material.bits()))
+    } else {
+        Ok(None)
     }
 }
 
@@ -159,7 +158,9 @@ pub fn write(state: &mut State, call: &Call, request: &Request, fresh: Fresh) ->
         }
         Call::Delete { name } => {
             vault.delete_key(name, now, deletion_delay_s)?;
-            let Some(deleted) = vault.deleted_keys.get(name) else { return Err(Refusal::InternalServerError) };
+            let Some(deleted) = vault.deleted_keys.get(name) else {
+                return Err(Refusal::InternalServerError);
+            };
             Ok(Answer::ok(links.deleted_bundle(vault, name, deleted)))
         }
         Call::Recover { name } => {
@@ -180,7 +181,8 @@ pub fn write(state: &mut State, call: &Call, request: &Request, fresh: Fresh) ->
             vault.find(name, None)?;
             let Some(key) = vault.keys.get_mut(name) else { return Err(Refusal::InternalServerError) };
             let created = key.rotation_policy.as_ref().map_or(now, |p| p.created);
-            key.rotation_policy = Some(RotationPolicy { created, updated: now, ..body::policy(&request.body)? });
+            key.rotation_policy =
+                Some(RotationPolicy { created, updated: now, ..body::policy(&request.body)? });
             Ok(Answer::ok(links.rotation_policy(name, key.rotation_policy.as_ref())))
         }
         Call::Restore => {
@@ -212,14 +214,13 @@ fn page<T>(
     show: impl Fn(&T) -> Option<Value>,
 ) -> Result<Answer, Refusal> {
     const LARGEST: usize = 25;
-    let size = match request.query("maxresults") {
-        None => LARGEST,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|n| (1..=LARGEST).contains(n))
-            .ok_or_else(|| Refusal::BadParameter(format!("maxresults must be between 1 and {LARGEST}")))?,
-    };
+    let size =
+        match request.query("maxresults") {
+            None => LARGEST,
+            Some(text) => text.parse().ok().filter(|n| (1..=LARGEST).contains(n)).ok_or_else(|| {
+                Refusal::BadParameter(format!("maxresults must be between 1 and {LARGEST}"))
+            })?,
+        };
     let start = match request.query("$skiptoken") {
         None => 0,
         Some(token) => BASE64URL_NOPAD
@@ -270,8 +271,12 @@ fn crypto(
         )));
     };
     let result = match operation {
-        CryptoOperation::Encrypt | CryptoOperation::WrapKey => version.material.encrypt(algorithm, &body.value),
-        CryptoOperation::Decrypt | CryptoOperation::UnwrapKey => version.material.decrypt(algorithm, &body.value),
+        CryptoOperation::Encrypt | CryptoOperation::WrapKey => {
+            version.material.encrypt(algorithm, &body.value)
+        }
+        CryptoOperation::Decrypt | CryptoOperation::UnwrapKey => {
+            version.material.decrypt(algorithm, &body.value)
+        }
     };
     match result {
         Ok(value) => Ok(Answer::ok(json!({

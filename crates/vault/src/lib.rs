@@ -7,6 +7,8 @@
 //! The pure parts ([`state`], [`authorize`], [`answer`], [`keys_api`], [`entra`], [`arm`], [`fault`]) decide; the
 //! thin shell around them (`service`, `server`) reads the clock, draws keys, writes the disk and serves sockets.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod answer;
 pub mod arm;
@@ -201,7 +203,8 @@ pub async fn serve_with(options: ServeOptions, first: FirstStart) -> Result<Runn
         let address = SocketAddr::new(options.listen.ip(), port);
         server::bind(address).map_err(|source| VaultError::Listen { address, source })
     };
-    let vault_listener = listen(if options.listen.port() == 0 { ports.vault } else { options.listen.port() })?;
+    let vault_listener =
+        listen(if options.listen.port() == 0 { ports.vault } else { options.listen.port() })?;
     let directory_listener = listen(ports.directory)?;
     let port = |listener: &std::net::TcpListener| -> Result<u16, VaultError> {
         let address = options.listen;

@@ -3,6 +3,8 @@
 //! Ends at SIGINT or SIGTERM; with `--while-stdin-open` also when its standard input is closed, so that a program
 //! which starts it needn't stop it.
 
+#![forbid(unsafe_code)]
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;

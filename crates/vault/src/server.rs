@@ -46,21 +46,26 @@ pub(crate) enum Plane {
     Directory,
 }
 
-/// Binds a listener. With port 0 a free port is picked and then bound by its number, so that the kernel keeps
-/// the port while the fault `refuse` makes the socket stop listening.
+/// Binds a listener. With port 0 a free port is picked, below the range that Linux hands out by itself: a vault
+/// keeps its port, and while it is stopped no outgoing connection shall sit on it. Binding by number also lets the
+/// kernel keep the port while the fault `refuse` makes the socket stop listening.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    const LOWEST: u16 = 20_000;
+    const PORTS: u16 = 12_000;
+    const ATTEMPTS: usize = 100;
     if address.port() != 0 {
         return bind_to(address);
     }
-    let mut attempts = 0;
-    loop {
-        let picked = StdListener::bind(address)?.local_addr()?;
-        attempts += 1;
-        match bind_to(picked) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && attempts < 10 => {}
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..ATTEMPTS {
+        let [low, high, ..] = uuid::Uuid::new_v4().into_bytes();
+        let port = LOWEST + u16::from_le_bytes([low, high]) % PORTS;
+        match bind_to(SocketAddr::new(address.ip(), port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
             other => return other,
         }
     }
+    Err(last)
 }
 
 fn bind_to(address: SocketAddr) -> io::Result<StdListener> {
@@ -82,6 +87,8 @@ pub(crate) async fn run(
     let mut changes = service.changes();
     let mut connections = stop.child_token();
     let mut acceptor: Option<TcpListener> = None;
+    // As `bind` left it.
+    let mut listening = true;
     let mut before = Reachability::Open;
     loop {
         let reachability = if plane == Plane::Vault { service.reachability() } else { Reachability::Open };
@@ -92,12 +99,13 @@ pub(crate) async fn run(
             before = reachability;
         }
         if reachability == Reachability::Refused {
-            if acceptor.take().is_some() {
+            acceptor = None;
+            if std::mem::take(&mut listening) {
                 stop_listening(&listener);
             }
         } else if acceptor.is_none() {
             match start_listening(&listener) {
-                Ok(opened) => acceptor = Some(opened),
+                Ok(opened) => (acceptor, listening) = (Some(opened), true),
                 Err(error) => tracing::error!(%error, "could not listen"),
             }
         }
@@ -120,6 +128,7 @@ pub(crate) async fn run(
                         service: Arc::clone(&service),
                         tls: TlsAcceptor::from(Arc::clone(&tls)),
                         cancel: connections.clone(),
+                        tasks: tasks.clone(),
                     };
                     tasks.spawn(connection.serve(stream));
                 }
@@ -153,6 +162,7 @@ struct Connection {
     service: Arc<Service>,
     tls: TlsAcceptor,
     cancel: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Connection {
@@ -200,7 +210,12 @@ impl Connection {
     async fn request(&self, request: hyper::Request<Incoming>) -> Result<Response<Full<Bytes>>, Unanswered> {
         let (parts, body) = request.into_parts();
         let Ok(body) = Limited::new(body, LARGEST_BODY).collect().await else {
-            return Ok(response(crate::service::admin_error(413, "RequestTooLarge", "the body is too large", None)));
+            return Ok(response(crate::service::admin_error(
+                413,
+                "RequestTooLarge",
+                "the body is too large",
+                None,
+            )));
         };
         let query = parts.uri.query().unwrap_or_default();
         let request = HttpRequest {
@@ -211,9 +226,16 @@ impl Connection {
             body: body.to_bytes().to_vec(),
             address: self.peer.ip(),
         };
-        match self.service.handle(request).await {
-            Outcome::Answer(answer) => Ok(response(*answer)),
-            Outcome::Hang => {
+        // In a task of its own: a caller that gives up must not stop a change half-way.
+        let service = Arc::clone(&self.service);
+        let handled = self.tasks.spawn(async move { service.handle(request).await }).await;
+        match handled {
+            Ok(Outcome::Answer(answer)) => Ok(response(*answer)),
+            Err(failed) => {
+                tracing::error!(error = %failed, "a request could not be handled");
+                Err(Unanswered)
+            }
+            Ok(Outcome::Hang) => {
                 let mut changes = self.service.changes();
                 while self.service.faults().has(crate::fault::FaultKind::Hang) {
                     let _ = tokio::time::timeout(TICK, changes.changed()).await;
@@ -252,7 +274,9 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
         headers.insert("content-type", HeaderValue::from_static("application/json; charset=utf-8"));
     }
     for (name, value) in answer.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
+        {
             headers.insert(name, value);
         }
     }

@@ -19,8 +19,7 @@ use crate::material::Material;
 use crate::state::{State, UnixSeconds};
 use crate::{admin, arm, authorize, entra};
 
-/// One HTTP request, body read.
-#[derive(Debug, Clone)]
+/// One HTTP request, body read. No `Debug`: it holds tokens and, at an import, a private key.
 pub(crate) struct HttpRequest {
     pub(crate) method: String,
     pub(crate) path: String,
@@ -175,7 +174,8 @@ impl Service {
     /// `https://HOST` as the caller wrote it, when it is a name the vault goes by; else the vault's own.
     fn base(&self, request: &HttpRequest) -> String {
         let host = request.header("host").unwrap_or_default();
-        let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(n, _)| n);
+        let name =
+            host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(n, _)| n);
         let known = crate::tls::host_names(&self.state().vault.name);
         if known.iter().any(|k| k.eq_ignore_ascii_case(name.trim_matches(['[', ']']))) {
             format!("https://{host}")
@@ -227,11 +227,12 @@ impl Service {
         let now = self.now();
         let is_write = call.as_ref().is_ok_and(keys_api::Call::is_write);
         let fault = faults.refusal(&state.vault, &state.settings, is_write, &http.address.to_string());
-        match &fault {
-            Some(out @ (Refusal::Throttled { .. } | Refusal::InternalServerError | Refusal::ServiceUnavailable)) => {
-                return Err(out.clone());
-            }
-            Some(_) | None => {}
+        // These come before the token is looked at.
+        if let Some(
+            out @ (Refusal::Throttled { .. } | Refusal::InternalServerError | Refusal::ServiceUnavailable),
+        ) = &fault
+        {
+            return Err(out.clone());
         }
         let token = http.bearer().ok_or(Refusal::TokenMissing)?;
         let audiences = [entra::VAULT_RESOURCE, entra::VAULT_APP_ID];
@@ -254,7 +255,11 @@ impl Service {
             return Err(Refusal::VaultDeleted { vault: state.vault.name.clone() });
         }
         authorize::authorize(&state.vault, &caller, call.permission(), call.key(), now)?;
-        if call.is_write() { self.write(&call, &request).await } else { keys_api::read(&state, &call, &request) }
+        if call.is_write() {
+            self.write(&call, &request).await
+        } else {
+            keys_api::read(&state, &call, &request)
+        }
     }
 
     /// A change through the data plane, without authorization: also what the admin API uses.
@@ -337,8 +342,14 @@ impl Service {
         trace.client = Some(caller.app_id.clone());
         let call = arm::route(&http.method, &http.path)?;
         trace.operation = call.operation().to_owned();
-        if !http.query.iter().any(|(name, value)| name.eq_ignore_ascii_case("api-version") && !value.is_empty()) {
-            return Err(Refusal::BadParameter("The api-version query parameter (?api-version=) is required.".into()));
+        if !http
+            .query
+            .iter()
+            .any(|(name, value)| name.eq_ignore_ascii_case("api-version") && !value.is_empty())
+        {
+            return Err(Refusal::BadParameter(
+                "The api-version query parameter (?api-version=) is required.".into(),
+            ));
         }
         let uri = &self.endpoints.vault;
         if call.is_write() {
@@ -359,8 +370,15 @@ impl Service {
         let lifetime_s = state.settings.token_lifetime_s;
         let arm_url = self.endpoints.directory.as_str();
         let result = match (segments.as_slice(), http.method.as_str()) {
-            ([_, "v2.0", ".well-known", "openid-configuration"] | [_, ".well-known", "openid-configuration"], "GET") => {
-                return (self.of_tenant(&segments, entra::discovery(&state.directory, &base), request_id), false);
+            (
+                [_, "v2.0", ".well-known", "openid-configuration"]
+                | [_, ".well-known", "openid-configuration"],
+                "GET",
+            ) => {
+                return (
+                    self.of_tenant(&segments, entra::discovery(&state.directory, &base), request_id),
+                    false,
+                );
             }
             ([_, "discovery", "v2.0", "keys"] | [_, "discovery", "keys"], "GET") => {
                 return (self.of_tenant(&segments, entra::signing_keys(&state.directory), request_id), false);
@@ -386,7 +404,14 @@ impl Service {
                 if token_down {
                     Err(entra::TokenRefusal::DirectoryUnavailable)
                 } else {
-                    entra::managed_identity(&state.directory, has_header, &http.query, arm_url, now, lifetime_s)
+                    entra::managed_identity(
+                        &state.directory,
+                        has_header,
+                        &http.query,
+                        arm_url,
+                        now,
+                        lifetime_s,
+                    )
                 }
             }
             _ => return (Refusal::NoSuchPath.answer(), false),
@@ -401,7 +426,11 @@ impl Service {
         if [self.state().directory.tenant_id.as_str(), "common", "organizations"].contains(&tenant) {
             answer
         } else {
-            entra::TokenRefusal::TenantNotFound { tenant: tenant.to_owned() }.answer(request_id, request_id, self.now())
+            entra::TokenRefusal::TenantNotFound { tenant: tenant.to_owned() }.answer(
+                request_id,
+                request_id,
+                self.now(),
+            )
         }
     }
 
@@ -413,7 +442,8 @@ impl Service {
         codes: &Option<(String, Option<String>)>,
         request_id: &str,
     ) {
-        let time = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(self.state().settings.clock_offset_s);
+        let time =
+            jiff::Timestamp::now() + jiff::SignedDuration::from_secs(self.state().settings.clock_offset_s);
         let entry = LogEntry {
             time: format!("{time:.3}"),
             client: trace.client.clone(),
@@ -434,7 +464,8 @@ impl Service {
 
     fn common_headers(&self, request: &HttpRequest, answer: &mut Answer, request_id: String) {
         let state = self.state();
-        let family = if request.address.is_ipv6() { "InterNetworkV6" } else { "InterNetwork" };
+        let (connection, family) =
+            if request.address.is_ipv6() { ("Ipv6", "InterNetworkV6") } else { ("Ipv4", "InterNetwork") };
         let headers = &mut answer.headers;
         headers.push(("cache-control", "no-cache".to_owned()));
         headers.push(("pragma", "no-cache".to_owned()));
@@ -451,7 +482,7 @@ impl Service {
             headers.push(("x-ms-keyvault-service-version", "1.9.2000.1".to_owned()));
             headers.push((
                 "x-ms-keyvault-network-info",
-                format!("conn_type=Ipv4;addr={};act_addr_fam={family};", request.address),
+                format!("conn_type={connection};addr={};act_addr_fam={family};", request.address),
             ));
         }
     }
@@ -481,7 +512,7 @@ pub(crate) async fn make_material(bits: u32) -> Result<Material, Refusal> {
 }
 
 fn not_durable(error: DiskError) -> Refusal {
-    tracing::error!(error = %error, "could not make a change durable");
+    tracing::error!(%error, source = ?std::error::Error::source(&error), "could not make a change durable");
     Refusal::InternalServerError
 }
 

@@ -1,5 +1,7 @@
 //! The token endpoint: every credential is really checked, every refusal has Entra's own number.
 
+#![allow(clippy::unwrap_used)]
+
 mod served;
 
 use std::sync::Arc;
@@ -94,7 +96,8 @@ async fn another_tenant_is_not_found() {
     assert_eq!(response.status(), 400);
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["error_codes"], json!([90002]));
-    let discovery = vault.http.get(format!("{url}/v2.0/.well-known/openid-configuration")).send().await.unwrap();
+    let discovery =
+        vault.http.get(format!("{url}/v2.0/.well-known/openid-configuration")).send().await.unwrap();
     assert_eq!(discovery.status(), 400);
     vault.stop().await;
 }
@@ -111,7 +114,8 @@ async fn discovery_leads_to_keys_that_check_the_tokens() {
     let token = vault.token().await;
     let header = jsonwebtoken::decode_header(&token).unwrap();
     assert_eq!(header.alg, Algorithm::RS256);
-    let key = keys["keys"].as_array().unwrap().iter().find(|k| k["kid"] == header.kid.clone().unwrap()).unwrap();
+    let key =
+        keys["keys"].as_array().unwrap().iter().find(|k| k["kid"] == header.kid.clone().unwrap()).unwrap();
     let decoding = jsonwebtoken::DecodingKey::from_rsa_components(
         key["n"].as_str().unwrap(),
         key["e"].as_str().unwrap(),
@@ -273,9 +277,15 @@ async fn tokens_that_are_not_good_for_the_vault() {
 
 async fn refused(vault: &Served, form: &[(&str, &str)], status: u16, error: &str, number: u32) {
     let (got, body) = vault.token_request(form).await;
-    assert_eq!((got, &body["error"], &body["error_codes"]), (status, &json!(error), &json!([number])), "{body}");
+    assert_eq!(
+        (got, &body["error"], &body["error_codes"]),
+        (status, &json!(error), &json!([number])),
+        "{body}"
+    );
     assert!(body["error_description"].as_str().unwrap().starts_with(&format!("AADSTS{number}: ")));
-    assert!(body["trace_id"].is_string() && body["correlation_id"].is_string() && body["timestamp"].is_string());
+    assert!(
+        body["trace_id"].is_string() && body["correlation_id"].is_string() && body["timestamp"].is_string()
+    );
 }
 
 async fn advance(vault: &Served, seconds: i64) {

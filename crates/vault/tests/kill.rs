@@ -1,5 +1,7 @@
 //! A real serving process, killed while it writes: what was answered is there after a restart.
 
+#![allow(clippy::unwrap_used)]
+
 mod served;
 
 use std::io::{BufRead, BufReader};
@@ -35,9 +37,9 @@ async fn nothing_answered_is_lost() {
     {
         let admin = VaultAdmin::of(&vault).unwrap();
         admin.grant(&vault.client_id, None, &["all".to_owned()]).await.unwrap();
-        for writer in 0..WRITERS {
-            let made = admin.create_key(&format!("w{writer}"), 2048).await.unwrap();
-            answered[writer].lock().unwrap().versions.push(made.versions[0].version.clone());
+        for (n, answered) in answered.iter().enumerate() {
+            let made = admin.create_key(&format!("w{n}"), 2048).await.unwrap();
+            answered.lock().unwrap().versions.push(made.versions[0].version.clone());
         }
     }
     for round in 0..ROUNDS {
@@ -60,6 +62,21 @@ async fn nothing_answered_is_lost() {
     assert!(answered.iter().all(|a| a.lock().unwrap().tag > 0), "each writer got something done");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// Killed at any moment of its first start, a vault starts the next time.
+#[test]
+fn a_first_start_can_be_killed() {
+    for milliseconds in (0..240).step_by(20) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = spawn(dir.path());
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        let (mut child, _) = start(dir.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
 
 async fn write(vault: VaultDescription, token: String, n: usize, answered: Arc<Mutex<Answered>>) {
@@ -125,17 +142,21 @@ async fn token(vault: &VaultDescription) -> String {
 }
 
 fn start(dir: &Path) -> (Child, VaultDescription) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_keyward-vault"))
-        .args([dir.as_os_str(), "127.0.0.1:0".as_ref(), "--while-stdin-open".as_ref()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(dir);
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let description = description(dir).unwrap();
     assert_eq!(line.trim(), description.url);
     assert_eq!(child.id(), description.pid);
     (child, description)
+}
+
+fn spawn(dir: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_keyward-vault"))
+        .args([dir.as_os_str(), "127.0.0.1:0".as_ref(), "--while-stdin-open".as_ref()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap()
 }

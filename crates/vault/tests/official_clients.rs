@@ -1,5 +1,7 @@
 //! Azure's own Python and JavaScript clients, unchanged, against a served vault. What they do is in `clients/`.
 
+#![allow(clippy::unwrap_used)]
+
 mod served;
 
 use std::path::Path;
@@ -17,6 +19,18 @@ async fn python() {
     let mut command = Command::new(interpreter);
     command.arg(script);
     run(command, &vault, "python: all done").await;
+    vault.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_without_any_setting() {
+    let interpreter = tokio::task::spawn_blocking(keyward_testkit::python::azure).await.unwrap().unwrap();
+    let vault = Served::start().await;
+    vault.grant(&["all"]).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/unchanged.py");
+    let mut command = Command::new(interpreter);
+    command.arg(script);
+    run(command, &vault, "unchanged: all done").await;
     vault.stop().await;
 }
 

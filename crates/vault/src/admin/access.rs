@@ -41,7 +41,11 @@ pub struct AccessResult {
     pub vault_read: bool,
 }
 
-pub(super) async fn answer(service: &Service, http: &HttpRequest, rest: &[&str]) -> Result<Answer, AdminRefusal> {
+pub(super) async fn answer(
+    service: &Service,
+    http: &HttpRequest,
+    rest: &[&str],
+) -> Result<Answer, AdminRefusal> {
     match (http.method.as_str(), rest) {
         ("GET", []) => {
             let state = service.state();

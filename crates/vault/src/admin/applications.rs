@@ -83,7 +83,11 @@ pub struct FederatedRegistration {
 /// Life of a secret when none is given: what Azure's portal allows at most, 24 months.
 pub(crate) const SECRET_LIFETIME_S: i64 = 730 * 86_400;
 
-pub(super) async fn answer(service: &Service, http: &HttpRequest, rest: &[&str]) -> Result<Answer, AdminRefusal> {
+pub(super) async fn answer(
+    service: &Service,
+    http: &HttpRequest,
+    rest: &[&str],
+) -> Result<Answer, AdminRefusal> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Create {
@@ -109,12 +113,11 @@ pub(super) async fn answer(service: &Service, http: &HttpRequest, rest: &[&str])
             let create: Create = read(http)?;
             let application = new_application(&create.name, create.managed_identity, now);
             let shown = first_secret(&application);
-            service
-                .change(|state| {
-                    let id = application.client_id.clone();
-                    super::done(state.directory.applications.insert(id, application))
-                })
-                .await?;
+            super::edit(service, |state| {
+                let id = application.client_id.clone();
+                state.directory.applications.insert(id, application);
+            })
+            .await?;
             Ok(to_json(&shown))
         }
         ("POST", [client_id, "secrets"]) => {
@@ -175,7 +178,9 @@ pub(super) async fn answer(service: &Service, http: &HttpRequest, rest: &[&str])
                     "disable" => application.disabled = true,
                     "enable" => application.disabled = false,
                     "managed-identity" => application.managed_identity = true,
-                    "expire-secret" => application.secrets.iter_mut().for_each(|s| s.expires = s.expires.min(now)),
+                    "expire-secret" => {
+                        application.secrets.iter_mut().for_each(|s| s.expires = s.expires.min(now))
+                    }
                     "renew-secret" => {
                         application.secrets.iter_mut().for_each(|s| s.expires = now + SECRET_LIFETIME_S);
                     }

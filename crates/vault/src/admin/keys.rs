@@ -30,7 +30,11 @@ pub struct KeySettings {
     pub expires: Option<UnixSeconds>,
 }
 
-pub(super) async fn answer(service: &Service, http: &HttpRequest, rest: &[&str]) -> Result<Answer, AdminRefusal> {
+pub(super) async fn answer(
+    service: &Service,
+    http: &HttpRequest,
+    rest: &[&str],
+) -> Result<Answer, AdminRefusal> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Create {
@@ -58,11 +62,15 @@ pub(super) async fn answer(service: &Service, http: &HttpRequest, rest: &[&str])
         ("POST", [name, "enable"]) => {
             change(service, name, KeySettings { enabled: Some(true), ..read(http)? }).await?;
         }
-        ("POST", [name, "delete"]) => run(service, &Call::Delete { name: (*name).to_owned() }, &Value::Null).await?,
+        ("POST", [name, "delete"]) => {
+            run(service, &Call::Delete { name: (*name).to_owned() }, &Value::Null).await?
+        }
         ("POST", [name, "recover"]) => {
             run(service, &Call::Recover { name: (*name).to_owned() }, &Value::Null).await?;
         }
-        ("POST", [name, "rotate"]) => run(service, &Call::Rotate { name: (*name).to_owned() }, &Value::Null).await?,
+        ("POST", [name, "rotate"]) => {
+            run(service, &Call::Rotate { name: (*name).to_owned() }, &Value::Null).await?
+        }
         ("POST", [name, "purge"]) => {
             run(service, &Call::Purge { name: (*name).to_owned() }, &Value::Null).await?;
             return Ok(Answer::ok(Value::Null));

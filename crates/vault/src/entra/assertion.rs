@@ -11,7 +11,7 @@ use super::{TokenRefusal, TokenRequest};
 use crate::state::{Application, ApplicationCertificate, UnixSeconds};
 
 /// How far clocks may be apart, seconds.
-const LEEWAY_S: i64 = 5;
+const LEEWAY_S: f64 = 5.0;
 
 #[derive(Debug, Deserialize)]
 struct Claims {
@@ -19,8 +19,9 @@ struct Claims {
     sub: String,
     /// Text or a list of texts.
     aud: Value,
-    exp: UnixSeconds,
-    nbf: Option<UnixSeconds>,
+    /// Seconds since the epoch; RFC 7519 allows a fraction, and Python's client sends one.
+    exp: f64,
+    nbf: Option<f64>,
 }
 
 impl Claims {
@@ -33,6 +34,8 @@ impl Claims {
     }
 
     fn is_in_time(&self, now: UnixSeconds) -> bool {
+        // Exact up to the year 287,396,000.
+        let now = now as f64;
         now < self.exp + LEEWAY_S && self.nbf.is_none_or(|nbf| nbf <= now + LEEWAY_S)
     }
 }

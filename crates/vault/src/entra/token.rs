@@ -92,7 +92,8 @@ pub fn check_token(
         .ok_or(TokenProblem::SigningKey)?;
     let decoding = DecodingKey::from_rsa_components(&key.material.n, &key.material.e)
         .map_err(|_| TokenProblem::SigningKey)?;
-    let claims = verify::<AccessToken>(token, &decoding, &[Algorithm::RS256]).ok_or(TokenProblem::SigningKey)?;
+    let claims =
+        verify::<AccessToken>(token, &decoding, &[Algorithm::RS256]).ok_or(TokenProblem::SigningKey)?;
     if !audiences.contains(&claims.aud.trim_end_matches('/')) {
         return Err(TokenProblem::Audience {
             got: claims.aud,

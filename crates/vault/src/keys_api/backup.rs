@@ -34,7 +34,8 @@ pub(super) fn seal(vault: &Vault, name: &str, key: &Key) -> Result<String, Refus
 pub(super) fn open(vault: &Vault, blob: &[u8]) -> Result<(String, Key), Refusal> {
     let foreign = || {
         Refusal::BadParameter(
-            "The backup blob cannot be restored: it is damaged, or of another subscription or geography".to_owned(),
+            "The backup blob cannot be restored: it is damaged, or of another subscription or geography"
+                .to_owned(),
         )
     };
     let (nonce, sealed) = blob.split_first_chunk::<12>().ok_or_else(foreign)?;

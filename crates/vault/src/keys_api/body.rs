@@ -46,7 +46,9 @@ impl Create {
         check_kty(&wire.kty)?;
         let key_size = wire.key_size.unwrap_or(2048);
         if ![2048, 3072, 4096].contains(&key_size) {
-            return Err(Refusal::BadParameter(format!("Key size {key_size} is not supported: 2048, 3072 or 4096")));
+            return Err(Refusal::BadParameter(format!(
+                "Key size {key_size} is not supported: 2048, 3072 or 4096"
+            )));
         }
         if wire.public_exponent.is_some_and(|e| e != 0 && e != 65_537) {
             return Err(Refusal::BadParameter("public_exponent is not supported: only 65537".to_owned()));
@@ -180,8 +182,9 @@ impl Crypto {
             value: String,
         }
         let wire: Wire = parse(body)?;
-        let value = bytes(&wire.value)
-            .ok_or_else(|| Refusal::BadParameter("Property has invalid value: value is not base64url".to_owned()))?;
+        let value = bytes(&wire.value).ok_or_else(|| {
+            Refusal::BadParameter("Property has invalid value: value is not base64url".to_owned())
+        })?;
         Ok(Self { alg: wire.alg, value })
     }
 }
@@ -252,7 +255,16 @@ pub(super) fn policy(body: &[u8]) -> Result<RotationPolicy, Refusal> {
             };
             Ok(LifetimeAction { trigger, action })
         })
-        .collect::<Result<Vec<_>, Refusal>>()?;
+        .collect::<Result<Vec<LifetimeAction>, Refusal>>()?;
+    // Else each new version would be due at once.
+    let life = expiry_time.as_deref().and_then(|text| add_duration(0, text));
+    for action in &lifetime_actions {
+        if let (Some(life), Trigger::TimeBeforeExpiry(before)) = (life, &action.trigger)
+            && add_duration(0, before).is_some_and(|before| before >= life)
+        {
+            return Err(Refusal::BadParameter("timeBeforeExpiry must be shorter than expiryTime".to_owned()));
+        }
+    }
     Ok(RotationPolicy { lifetime_actions, expiry_time, created: 0, updated: 0 })
 }
 
@@ -262,7 +274,8 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|e| Refusal::BadParameter(format!("The request body cannot be read: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| Refusal::BadParameter(format!("The request body cannot be read: {e}")))
 }
 
 fn check_kty(kty: &str) -> Result<(), Refusal> {

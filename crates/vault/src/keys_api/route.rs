@@ -154,7 +154,20 @@ impl Call {
             Self::Get { version, .. } | Self::Update { version, .. } | Self::Crypto { version, .. } => {
                 version.as_deref()
             }
-            _ => None,
+            Self::List
+            | Self::Versions { .. }
+            | Self::Create { .. }
+            | Self::Import { .. }
+            | Self::Delete { .. }
+            | Self::DeletedList
+            | Self::DeletedGet { .. }
+            | Self::Recover { .. }
+            | Self::Purge { .. }
+            | Self::Rotate { .. }
+            | Self::GetRotationPolicy { .. }
+            | Self::SetRotationPolicy { .. }
+            | Self::Backup { .. }
+            | Self::Restore => None,
         }
     }
 }
@@ -172,7 +185,8 @@ pub fn route(method: &str, path: &str) -> Result<Call, Refusal> {
         segments.pop();
     }
     let named = |name: &str| -> Result<String, Refusal> {
-        let good = (1..=127).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let good =
+            (1..=127).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if good {
             Ok(name.to_owned())
         } else {
@@ -195,9 +209,7 @@ pub fn route(method: &str, path: &str) -> Result<Call, Refusal> {
         (["keys", name, "create"], "POST") => Ok(Call::Create { name: named(name)? }),
         (["keys", name, "rotate"], "POST") => Ok(Call::Rotate { name: named(name)? }),
         (["keys", name, "backup"], "POST") => Ok(Call::Backup { name: named(name)? }),
-        (["keys", name, version], "GET") => {
-            Ok(Call::Get { name: named(name)?, version: versioned(version) })
-        }
+        (["keys", name, version], "GET") => Ok(Call::Get { name: named(name)?, version: versioned(version) }),
         (["keys", name, version], "PATCH") => {
             Ok(Call::Update { name: named(name)?, version: versioned(version) })
         }
@@ -220,7 +232,9 @@ pub fn route(method: &str, path: &str) -> Result<Call, Refusal> {
         (["deletedkeys", name], "GET") => Ok(Call::DeletedGet { name: named(name)? }),
         (["deletedkeys", name], "DELETE") => Ok(Call::Purge { name: named(name)? }),
         (["deletedkeys", name, "recover"], "POST") => Ok(Call::Recover { name: named(name)? }),
-        (["keys" | "deletedkeys", ..], "GET" | "POST" | "PUT" | "PATCH" | "DELETE") => Err(Refusal::NoSuchPath),
+        (["keys" | "deletedkeys", ..], "GET" | "POST" | "PUT" | "PATCH" | "DELETE") => {
+            Err(Refusal::NoSuchPath)
+        }
         (["keys" | "deletedkeys", ..], _) => Err(Refusal::MethodNotAllowed),
         _ => Err(Refusal::NoSuchPath),
     }

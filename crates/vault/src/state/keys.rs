@@ -112,7 +112,8 @@ impl Key {
 impl Vault {
     /// Finds a version of a live key.
     pub fn find(&self, name: &str, version: Option<&str>) -> Result<(&Key, &KeyVersion), Refusal> {
-        let not_found = || Refusal::KeyNotFound { name: name.to_owned(), version: version.map(str::to_owned) };
+        let not_found =
+            || Refusal::KeyNotFound { name: name.to_owned(), version: version.map(str::to_owned) };
         let key = self.keys.get(name).ok_or_else(not_found)?;
         Ok((key, key.version(version).ok_or_else(not_found)?))
     }
@@ -121,7 +122,9 @@ impl Vault {
     pub fn check_name_free(&self, name: &str, now: UnixSeconds) -> Result<(), Refusal> {
         match self.deleted_keys.get(name) {
             None => Ok(()),
-            Some(deleted) if now < deleted.settled => Err(Refusal::ObjectIsBeingDeleted { name: name.to_owned() }),
+            Some(deleted) if now < deleted.settled => {
+                Err(Refusal::ObjectIsBeingDeleted { name: name.to_owned() })
+            }
             Some(_) => Err(Refusal::ObjectIsDeletedButRecoverable { name: name.to_owned() }),
         }
     }

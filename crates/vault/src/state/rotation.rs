@@ -54,7 +54,8 @@ pub fn add_duration(from: UnixSeconds, iso_8601: &str) -> Option<UnixSeconds> {
 }
 
 fn shift(from: UnixSeconds, iso_8601: &str, back: bool) -> Option<UnixSeconds> {
-    let span: jiff::Span = iso_8601.parse().ok()?;
+    // jiff reads other notations too.
+    let span: jiff::Span = iso_8601.starts_with('P').then(|| iso_8601.parse().ok())??;
     let span = if back { span.negate() } else { span };
     let start = jiff::Timestamp::from_second(from).ok()?.to_zoned_datetime(jiff::tz::TimeZone::UTC);
     Some(start.checked_add(span).ok()?.timestamp().as_second())
@@ -98,6 +99,8 @@ mod tests {
         assert_eq!(add_duration(new_year, "P90D"), Some(new_year + 90 * 86_400));
         assert_eq!(add_duration(new_year, "P1M"), Some(new_year + 31 * 86_400));
         assert_eq!(add_duration(new_year, "P2Y"), Some(new_year + (365 + 365) * 86_400));
-        assert_eq!(add_duration(new_year, "ninety days"), None);
+        for wrong in ["ninety days", "2 years", "-P1D", ""] {
+            assert_eq!(add_duration(new_year, wrong), None, "{wrong:?}");
+        }
     }
 }

@@ -182,7 +182,7 @@ refused(ResourceExistsError, lambda: keys.restore_key_backup(blob), 409)
 deleted = keys.begin_delete_key("py-key", _polling_interval=0.1).result()
 assert deleted.recovery_id.endswith("/deletedkeys/py-key") and deleted.scheduled_purge_date is not None
 refused(ResourceNotFoundError, lambda: keys.get_key("py-key"), 404, "KeyNotFound")
-refused(ResourceNotFoundError, lambda: crypto(third.id, credential).unwrap_key("RSA-OAEP-256", wrapped), 404)
+refused(ResourceNotFoundError, lambda: crypto(third.id, credential).unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, wrapped), 404)
 assert keys.get_deleted_key("py-key").id == third.id
 assert [k.name for k in keys.list_deleted_keys()] == ["py-key"]
 refused(
@@ -211,8 +211,8 @@ error = refused(HttpResponseError, lambda: key_client(stranger).get_key("py-key"
 assert "Action: 'Microsoft.KeyVault/vaults/keys/read'" in error.message and other["clientId"] in error.message
 admin("POST", "access/grant", {"clientId": other["clientId"]})
 assert key_client(stranger).get_key("py-key").id == third.id
-assert crypto(third.id, stranger).unwrap_key("RSA-OAEP-256", wrapped).key == secret
-refused(HttpResponseError, lambda: crypto(third.id, stranger).decrypt("RSA-OAEP-256", wrapped), 403, "ForbiddenByRbac")
+assert crypto(third.id, stranger).unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, wrapped).key == secret
+refused(HttpResponseError, lambda: crypto(third.id, stranger).decrypt(KeyWrapAlgorithm.rsa_oaep_256, wrapped), 403, "ForbiddenByRbac")
 refused(HttpResponseError, lambda: key_client(stranger).rotate_key("py-key"), 403, "ForbiddenByRbac")
 refused(ClientAuthenticationError, lambda: key_client(secret_credential(secret="no")).get_key("py-key"))
 admin("POST", f"apps/{other['clientId']}/expire-secret")

@@ -113,6 +113,10 @@ impl Served {
 }
 
 pub fn http_client(description: &VaultDescription) -> reqwest::Client {
+    http_client_builder(description).build().unwrap()
+}
+
+pub fn http_client_builder(description: &VaultDescription) -> reqwest::ClientBuilder {
     let pem = std::fs::read(&description.ca_file).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -128,8 +132,6 @@ pub fn http_client(description: &VaultDescription) -> reqwest::Client {
         .tls_backend_preconfigured(config)
         .no_proxy()
         .timeout(std::time::Duration::from_secs(20))
-        .build()
-        .unwrap()
 }
 
 pub fn decode(value: &Value) -> Vec<u8> {
