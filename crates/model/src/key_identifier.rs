@@ -92,7 +92,12 @@ impl FromStr for KeyIdentifier {
             return Err(KeyIdentifierError::ExtraParts);
         }
         let host = url.host_str().ok_or_else(|| KeyIdentifierError::NotAUrl(text.to_owned()))?;
-        let parts: Vec<&str> = url.path().trim_start_matches('/').split('/').collect();
+        // A URL parser resolves `.`, `..` and `\`: a name that is not written as it is meant is refused.
+        let written = text.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        if let Some(written) = written.filter(|written| *written != url.path()) {
+            return Err(KeyIdentifierError::Path(written.to_owned()));
+        }
+        let parts: Vec<&str> = url.path().strip_prefix('/').unwrap_or_default().split('/').collect();
         let (name, version) = match parts.as_slice() {
             ["keys", name] | ["keys", name, ""] if !name.is_empty() => {
                 check_name(name)?;

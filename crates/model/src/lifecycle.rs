@@ -58,8 +58,8 @@ pub enum Event {
     HoldReleased,
     /// [`Effect::Unlock`] ended.
     Unlocked(Result<(), UnlockFailure>),
-    /// [`Effect::Spawn`] ended: the process exists, or the sentence says why it does not.
-    Spawned(Result<(), String>),
+    /// [`Effect::Spawn`] ended.
+    Spawned(Result<(), SpawnFailure>),
     /// The engine's encryptor said hello.
     HelloSeen,
     /// The engine is gone.
@@ -87,6 +87,15 @@ pub enum UnlockFailure {
     Unavailable(Class),
     /// Trying again is of no use (keystore missing, damaged, replayed): what to do is in the sentence.
     Broken(String),
+}
+
+/// Why there is no process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpawnFailure {
+    /// What happened and what to do.
+    pub text: String,
+    /// Whether trying again may help.
+    pub again: bool,
 }
 
 /// Something to do now.
@@ -133,7 +142,10 @@ pub enum EnginePhase {
     /// There is none.
     Down,
     /// It is being started.
-    Spawning,
+    Spawning {
+        /// The encryptor can be faster than the report that its process exists.
+        hello_seen: bool,
+    },
     /// It exists; its encryptor has not said hello.
     AwaitingHello {
         /// When it is stopped for that.
@@ -205,9 +217,10 @@ impl Lifecycle {
         let engine = match &self.engine {
             EnginePhase::AwaitingHello { deadline_ms } => Some(*deadline_ms),
             EnginePhase::CoolingDown { at_ms, .. } => Some(*at_ms),
-            EnginePhase::Down | EnginePhase::Spawning | EnginePhase::Up { .. } | EnginePhase::Stopping => {
-                None
-            }
+            EnginePhase::Down
+            | EnginePhase::Spawning { .. }
+            | EnginePhase::Up { .. }
+            | EnginePhase::Stopping => None,
         };
         keys.into_iter().chain(engine).min()
     }
@@ -216,7 +229,7 @@ impl Lifecycle {
     pub fn state(&self) -> NodeState {
         match &self.engine {
             EnginePhase::Up { .. } | EnginePhase::Stopping => return NodeState::Running,
-            EnginePhase::Spawning | EnginePhase::AwaitingHello { .. } => return NodeState::Starting,
+            EnginePhase::Spawning { .. } | EnginePhase::AwaitingHello { .. } => return NodeState::Starting,
             EnginePhase::Down | EnginePhase::CoolingDown { .. } => {}
         }
         if self.wanted == Wanted::Stopped {
@@ -259,7 +272,7 @@ impl Lifecycle {
                     Keys::Broken(text) => format!("the engine runs; the agent has no master key: {text}"),
                 };
             }
-            EnginePhase::Spawning => return "the engine is being started".to_owned(),
+            EnginePhase::Spawning { .. } => return "the engine is being started".to_owned(),
             EnginePhase::AwaitingHello { .. } => return "waiting for the engine's encryptor".to_owned(),
             EnginePhase::Down | EnginePhase::CoolingDown { .. } => {}
         }
@@ -276,10 +289,7 @@ impl Lifecycle {
             return why.clone();
         }
         if let EnginePhase::CoolingDown { text, .. } = &self.engine {
-            return format!(
-                "the engine ended by itself ({text}); start {} of {MAX_CRASHES} follows",
-                self.crashes + 1
-            );
+            return format!("{text}; start {} of {MAX_CRASHES} follows", self.crashes + 1);
         }
         match &self.keys {
             Keys::Retrying { class, attempt, .. } => {
@@ -351,26 +361,15 @@ impl Lifecycle {
             Event::HoldAsked { why } => self.hold = Some(why),
             Event::HoldReleased => self.hold = None,
             Event::Unlocked(outcome) => self.unlocked(outcome, now_ms),
-            Event::Spawned(outcome) => {
-                if matches!(self.engine, EnginePhase::Spawning) {
-                    match outcome {
-                        Ok(()) => {
-                            self.engine = EnginePhase::AwaitingHello {
-                                deadline_ms: now_ms.saturating_add(self.hello_timeout_ms),
-                            };
-                        }
-                        Err(text) => {
-                            self.engine = EnginePhase::Down;
-                            self.failed = Some(text);
-                        }
-                    }
-                }
-            }
-            Event::HelloSeen => {
-                if matches!(self.engine, EnginePhase::AwaitingHello { .. }) {
-                    self.engine = EnginePhase::Up { since_ms: now_ms };
-                }
-            }
+            Event::Spawned(outcome) => self.spawned(outcome, now_ms),
+            Event::HelloSeen => match &mut self.engine {
+                EnginePhase::Spawning { hello_seen } => *hello_seen = true,
+                EnginePhase::AwaitingHello { .. } => self.engine = EnginePhase::Up { since_ms: now_ms },
+                EnginePhase::Down
+                | EnginePhase::Up { .. }
+                | EnginePhase::Stopping
+                | EnginePhase::CoolingDown { .. } => {}
+            },
             Event::EngineEnded { text } => self.ended(text, now_ms),
             Event::Judged { revoked, answers } => {
                 self.revoked = revoked;
@@ -417,16 +416,37 @@ impl Lifecycle {
                 {
                     self.crashes = 0;
                 }
-                self.crashes = self.crashes.saturating_add(1);
-                if self.crashes >= MAX_CRASHES {
-                    self.engine = EnginePhase::Down;
-                    self.failed = Some(format!("the engine ended by itself {MAX_CRASHES} times: {text}"));
-                } else {
-                    let at_ms = now_ms.saturating_add(retry_delay_ms(self.crashes - 1));
-                    self.engine = EnginePhase::CoolingDown { at_ms, text };
-                }
+                self.cool_down(format!("the engine ended by itself ({text})"), now_ms);
             }
-            EnginePhase::Down | EnginePhase::Spawning | EnginePhase::CoolingDown { .. } => {}
+            EnginePhase::Down | EnginePhase::Spawning { .. } | EnginePhase::CoolingDown { .. } => {}
+        }
+    }
+
+    fn spawned(&mut self, outcome: Result<(), SpawnFailure>, now_ms: u64) {
+        let EnginePhase::Spawning { hello_seen } = self.engine else { return };
+        match outcome {
+            Ok(()) if hello_seen => self.engine = EnginePhase::Up { since_ms: now_ms },
+            Ok(()) => {
+                let deadline_ms = now_ms.saturating_add(self.hello_timeout_ms);
+                self.engine = EnginePhase::AwaitingHello { deadline_ms };
+            }
+            Err(SpawnFailure { text, again: true }) => self.cool_down(text, now_ms),
+            Err(SpawnFailure { text, again: false }) => {
+                self.engine = EnginePhase::Down;
+                self.failed = Some(text);
+            }
+        }
+    }
+
+    /// Another start follows after a while, but not for ever.
+    fn cool_down(&mut self, text: String, now_ms: u64) {
+        self.crashes = self.crashes.saturating_add(1);
+        if self.crashes >= MAX_CRASHES {
+            self.engine = EnginePhase::Down;
+            self.failed = Some(format!("{MAX_CRASHES} starts in a row failed: {text}"));
+        } else {
+            let at_ms = now_ms.saturating_add(retry_delay_ms(self.crashes - 1));
+            self.engine = EnginePhase::CoolingDown { at_ms, text };
         }
     }
 
@@ -453,7 +473,7 @@ impl Lifecycle {
                     Some(Some(Effect::WipeKeys))
                 }
                 (EnginePhase::Down, Keys::Held | Keys::Absent | Keys::Unlocking { .. })
-                | (EnginePhase::Spawning | EnginePhase::Stopping, _) => None,
+                | (EnginePhase::Spawning { .. } | EnginePhase::Stopping, _) => None,
             };
         }
         match &self.engine {
@@ -467,11 +487,11 @@ impl Lifecycle {
                 return Some(None);
             }
             EnginePhase::Down if self.keys == Keys::Held => {
-                self.engine = EnginePhase::Spawning;
+                self.engine = EnginePhase::Spawning { hello_seen: false };
                 return Some(Some(Effect::Spawn));
             }
             EnginePhase::Down
-            | EnginePhase::Spawning
+            | EnginePhase::Spawning { .. }
             | EnginePhase::AwaitingHello { .. }
             | EnginePhase::Up { .. }
             | EnginePhase::CoolingDown { .. } => {}
@@ -617,6 +637,29 @@ mod tests {
     }
 
     #[test]
+    fn a_hello_that_is_faster_than_the_process_report_counts() {
+        let mut node = node();
+        node.on(Event::Tick, 0);
+        node.on(Event::Unlocked(Ok(())), 0);
+        assert_eq!(node.on(Event::HelloSeen, 1), []);
+        assert_eq!(node.state(), NodeState::Starting);
+        node.on(Event::Spawned(Ok(())), 2);
+        assert_eq!(node.state(), NodeState::Running);
+    }
+
+    #[test]
+    fn a_start_that_fails_is_repeated_only_where_that_helps() {
+        for again in [true, false] {
+            let mut node = node();
+            node.on(Event::Tick, 0);
+            node.on(Event::Unlocked(Ok(())), 0);
+            node.on(Event::Spawned(Err(SpawnFailure { text: "no".into(), again })), 0);
+            assert_eq!(node.state() == NodeState::Failed, !again);
+            assert_eq!(node.on(Event::Tick, 1_000), if again { vec![Effect::Spawn] } else { vec![] });
+        }
+    }
+
+    #[test]
     fn a_hold_keeps_the_keys_and_a_stop_wipes_them() {
         let mut node = running();
         assert_eq!(node.on(Event::HoldAsked { why: "snapshot".into() }, 40), [Effect::StopEngine]);
@@ -647,7 +690,7 @@ mod tests {
             1 => any_class().prop_map(|c| Event::Unlocked(Err(UnlockFailure::Unavailable(c)))),
             1 => Just(Event::Unlocked(Err(UnlockFailure::Broken("b".into())))),
             4 => Just(Event::Spawned(Ok(()))),
-            1 => Just(Event::Spawned(Err("s".into()))),
+            1 => any::<bool>().prop_map(|again| Event::Spawned(Err(SpawnFailure { text: "s".into(), again }))),
             4 => Just(Event::HelloSeen),
             3 => Just(Event::EngineEnded { text: "e".into() }),
             1 => any_class().prop_map(|c| Event::Judged { revoked: Some(c), answers: false }),
@@ -671,7 +714,8 @@ mod tests {
             match event {
                 Event::Unlocked(_) => self.unlocking,
                 Event::Spawned(_) => self.spawning,
-                Event::HelloSeen | Event::EngineEnded { .. } => self.process,
+                Event::HelloSeen => self.process || self.spawning,
+                Event::EngineEnded { .. } => self.process,
                 Event::EngineFound { .. } => false,
                 Event::StartAsked
                 | Event::StopAsked

@@ -232,8 +232,9 @@ proptest! {
 fn exact_boundaries() {
     use Class::{DeniedByRbac as D, KeyDisabled as S, TimedOut as N};
     use Verdict::{Revoked, Unavailable};
+    type Seen = &'static [(u64, Class)];
     #[rustfmt::skip]
-    let cases: &[(&str, &[(u64, Class)], Verdict)] = &[
+    let cases: &[(&str, Seen, Verdict)] = &[
         ("two refusals are not enough",          &[(0, S), (600_000, S)],                              Unavailable),
         ("three, a millisecond early",           &[(0, S), (1, S), (59_999, S)],                       Unavailable),
         ("three, to the millisecond",            &[(0, S), (1, S), (60_000, S)],                       Revoked),

@@ -114,8 +114,11 @@ pub(super) fn of_vault(key: &KeyIdentifier, setup: &VaultSetup, tenant_id: &str)
 /// The client certificate's end, when it is near.
 pub(super) fn of_certificate_end(ends: Timestamp, now: Timestamp) -> Option<Finding> {
     let near = ends.epoch_ms() - now.epoch_ms() <= EXPIRY_NOTICE_MS;
-    let text = format!("the client certificate expires on {ends}; from then on the customer key cannot be asked");
-    near.then(|| finding(Severity::Warn, None, text, "register a new certificate, and put it in the agent's file"))
+    let text =
+        format!("the client certificate expires on {ends}; from then on the customer key cannot be asked");
+    near.then(|| {
+        finding(Severity::Warn, None, text, "register a new certificate, and put it in the agent's file")
+    })
 }
 
 /// ARM was not asked, or did not answer.

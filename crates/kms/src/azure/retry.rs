@@ -71,7 +71,9 @@ fn passes_by_itself(class: Class) -> bool {
         | Class::NameNotResolved
         | Class::Throttled
         | Class::ServerFault
-        | Class::DirectoryUnavailable => true,
+        | Class::DirectoryUnavailable
+        // Seen for good tokens: the same one worked a second later.
+        | Class::Unauthorized => true,
         Class::Success
         | Class::KeyDisabled
         | Class::KeyDeleted
@@ -83,7 +85,6 @@ fn passes_by_itself(class: Class) -> bool {
         | Class::KeyPurged
         | Class::ApplicationDeleted
         | Class::TlsFailed
-        | Class::Unauthorized
         | Class::DeniedByFirewall
         | Class::DeniedByPrivateLink
         | Class::ClientSecretExpired

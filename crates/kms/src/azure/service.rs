@@ -197,10 +197,14 @@ impl KeyService for AzureKeyService {
     }
 
     async fn check(&self, key: &KeyIdentifier) -> Vec<Finding> {
+        let now = Timestamp(jiff::Timestamp::now());
         let mut found = Vec::new();
+        if let Some(ends) = self.tokens.certificate_end().await {
+            found.extend(findings::of_certificate_end(ends, now));
+        }
         let described = match self.keys.describe(&self.tokens, key, false, &RetryPolicy::WORK).await {
             Ok((description, _)) => {
-                found.extend(findings::of_description(&description, Timestamp(jiff::Timestamp::now())));
+                found.extend(findings::of_description(&description, now));
                 Some(description)
             }
             Err(failure) => {
@@ -225,9 +229,6 @@ impl KeyService for AzureKeyService {
         // The key's recovery level and the vault's set-up may say the same.
         let new: Vec<_> = seen_through_arm.into_iter().filter(|finding| !found.contains(finding)).collect();
         found.extend(new);
-        if let Some(ends) = self.tokens.certificate_end().await {
-            found.extend(findings::of_certificate_end(ends, Timestamp(jiff::Timestamp::now())));
-        }
         found
     }
 }

@@ -143,7 +143,9 @@ impl Tokens {
             Credential::Certificate { path } => {
                 assertion::certificate_end(&read_credential("certificate", path).await.ok()?)
             }
-            Credential::ClientSecretFile(_) | Credential::ManagedIdentity { .. } | Credential::Federated { .. } => None,
+            Credential::ClientSecretFile(_)
+            | Credential::ManagedIdentity { .. }
+            | Credential::Federated { .. } => None,
         }
     }
 

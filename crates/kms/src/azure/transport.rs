@@ -213,8 +213,9 @@ fn client_builder(timeout: Duration) -> reqwest::ClientBuilder {
         // A token follows nobody.
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(timeout)
-        // Probes come a minute apart: each looks up the name anew and sees a changed route.
-        .pool_idle_timeout(Duration::from_secs(30))
+        // No connection is kept: what its buffers carried goes with it. Calls come a minute apart, and each looks up
+        // the name anew and sees a changed route.
+        .pool_max_idle_per_host(0)
         .dns_resolver(Arc::new(HostResolver))
 }
 

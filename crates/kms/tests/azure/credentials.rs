@@ -123,6 +123,29 @@ async fn a_certificate_proves_itself_by_an_assertion() {
     assert!(claims["jti"].as_str().is_some_and(|jti| jti.len() == 36));
 }
 
+/// A check warns of a certificate that ends within 60 days, and only then.
+#[tokio::test]
+async fn the_end_of_a_certificate_is_seen_coming() {
+    let server = server(|_| token("t")).await;
+    let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    for (days, warned) in [(59, true), (62, false)] {
+        let path = server.folder.path().join(format!("{days}.pem"));
+        let mut params = CertificateParams::new(["keyward".to_owned()]).unwrap();
+        params.not_after = std::time::SystemTime::now()
+            .checked_add(std::time::Duration::from_secs(days * 86_400))
+            .unwrap()
+            .into();
+        let pem = params.self_signed(&key).unwrap().pem();
+        std::fs::write(&path, format!("{pem}{}", key.serialize_pem())).unwrap();
+        let found = service_with(&server, Credential::Certificate { path }).check(&server.key()).await;
+        assert_eq!(
+            found.iter().any(|found| found.text.contains("certificate expires")),
+            warned,
+            "{days}: {found:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_federated_token_is_read_anew_for_every_token() {
     let server =

@@ -59,6 +59,7 @@ fn only_what_passes_by_itself_is_tried_again() {
             Class::TimedOut,
             Class::ConnectionFailed,
             Class::NameNotResolved,
+            Class::Unauthorized,
             Class::Throttled,
             Class::ServerFault,
             Class::DirectoryUnavailable

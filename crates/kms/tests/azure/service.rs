@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
 };
 
 use aws_lc_rs::digest;
@@ -210,6 +210,33 @@ async fn a_401_is_answered_with_a_fresh_token_once() {
     assert_eq!(tokens.load(SeqCst), 2);
 }
 
+/// Also when the refusal came so late that there is no time for another try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_401_is_answered_with_a_fresh_token_too() {
+    let was_late = AtomicBool::new(false);
+    let server = Server::start(move |own, seen| {
+        if seen.path.ends_with("/token") {
+            return recorded::token("token");
+        }
+        match seen.token() {
+            Some(_) if seen.path.ends_with("/wrapkey") => own.value(&CANARY),
+            Some(_) if !was_late.swap(true, SeqCst) => {
+                std::thread::sleep(std::time::Duration::from_millis(5_200));
+                own.challenge()
+            }
+            Some(_) => own.value(&CANARY),
+            None => own.challenge(),
+        }
+    })
+    .await;
+    let mut config = server.config();
+    config.call_timeout = std::time::Duration::from_secs(20);
+    let service = keyward_kms::azure::AzureKeyService::new(config).unwrap();
+    service.wrap(&server.key(), &[1]).await.unwrap();
+    let evidence = service.probe(&server.key(), &[1; 256], &canary_sha256()).await;
+    assert_eq!(evidence.class, Class::Success, "{evidence:?}");
+}
+
 #[tokio::test]
 async fn a_401_that_stands_is_an_outage() {
     let server = Server::start(|own, seen| match own.usual(seen) {
@@ -222,11 +249,11 @@ async fn a_401_that_stands_is_an_outage() {
     assert_eq!((evidence.class, evidence.http_status), (Class::Unauthorized, Some(401)));
     let token_requests =
         |server: &Server| server.calls().iter().filter(|call| call.ends_with("/token")).count();
-    assert_eq!(token_requests(&server), 1, "the token was fetched for this very call");
-    // The refused token is not used again.
+    // Each of a probe's two tries had a token fetched for it; a refused one is not used again.
+    assert_eq!(token_requests(&server), 2);
     let evidence = service.probe(&server.key(), &[1; 256], &canary_sha256()).await;
     assert_eq!(evidence.class, Class::Unauthorized);
-    assert_eq!(token_requests(&server), 2);
+    assert_eq!(token_requests(&server), 4);
 }
 
 #[tokio::test]
@@ -681,9 +708,16 @@ async fn soft_delete_and_purge_protection_are_looked_at() {
         }
         json(200, value!({ "id": "x", "location": "westeurope", "properties": properties }))
     };
+    let private = |status: &str| {
+        let connection =
+            value!({ "properties": { "privateLinkServiceConnectionState": { "status": status } } });
+        let properties = value!({ "tenantId": TENANT, "enablePurgeProtection": true, "publicNetworkAccess": "Disabled",
+            "privateEndpointConnections": [connection] });
+        json(200, value!({ "location": "westeurope", "properties": properties }))
+    };
     type Arm = Arc<dyn Fn() -> Reply + Send + Sync>;
     type Expected = &'static [(Severity, &'static str)];
-    let cases: [(Option<Arm>, &str, Expected); 6] = [
+    let cases: [(Option<Arm>, &str, Expected); 8] = [
         (Some(Arc::new(move || setup(true, TENANT))), "Recoverable", &[]),
         (
             Some(Arc::new(move || setup(false, TENANT))),
@@ -702,6 +736,12 @@ async fn soft_delete_and_purge_protection_are_looked_at() {
             &[(Severity::Warn, "could not be checked")],
         ),
         (None, "Recoverable", &[(Severity::Warn, "is not checked")]),
+        (Some(Arc::new(move || private("Approved"))), "Recoverable", &[]),
+        (
+            Some(Arc::new(move || private("Rejected"))),
+            "Recoverable",
+            &[(Severity::Warn, "no private endpoint")],
+        ),
     ];
     for (arm, level, expected) in cases {
         let with_arm = arm.is_some();
