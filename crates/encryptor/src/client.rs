@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use keyward_keys::KeyId;
 use keyward_keys::wire::{
     MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, ToAgent, ToEncryptor, WireError, WireKey, read_to_encryptor,
     write_to_agent,
 };
-use keyward_keys::KeyId;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 
@@ -109,7 +109,9 @@ impl ClientError {
             Self::Place { .. } | Self::Connect { .. } | Self::Wire(_) | Self::Unexpected => {
                 "start the database through this node's agent, and see the agent's log"
             }
-            Self::Writable { .. } => "the socket's directory must belong to the agent's user, with mode 0750 or stricter",
+            Self::Writable { .. } => {
+                "the socket's directory must belong to the agent's user, with mode 0750 or stricter"
+            }
             Self::Peer { .. } => "the socket's directory must belong to the user that the agent runs as",
             Self::Refused { .. } => "see the agent's log; `keyward node status` says what the node waits for",
             Self::NoMasterKey => "it comes back when the customer key answers: `keyward node status`",
@@ -122,7 +124,9 @@ impl ClientError {
             Self::Place { source, .. } | Self::Connect { source, .. } => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
-            Self::Writable { .. } | Self::Peer { .. } | Self::Refused { .. } | Self::NoMasterKey => libc::EACCES,
+            Self::Writable { .. } | Self::Peer { .. } | Self::Refused { .. } | Self::NoMasterKey => {
+                libc::EACCES
+            }
             Self::Wire(_) | Self::Unexpected => libc::EIO,
         }
     }
@@ -216,7 +220,12 @@ impl Link {
 
     /// Queues a message; returns at once. What isn't delivered is told by the journal at the next hello.
     pub fn tell(&self, message: ToAgent) {
-        self.shared.outbox.lock().unwrap_or_else(PoisonError::into_inner).push_back(message);
+        let mut outbox = self.shared.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asking twice brings no more: the outbox stays small however long the agent is away.
+        if !outbox.contains(&message) {
+            outbox.push_back(message);
+        }
+        drop(outbox);
         self.shared.wake();
     }
 }
@@ -257,8 +266,7 @@ impl Greeted {
     /// Starts the thread.
     pub fn keep(self, keyring: Arc<Keyring>, log: Arc<dyn Log>) -> io::Result<Link> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared =
-            Arc::new(Shared { outbox: Mutex::default(), wake, stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { outbox: Mutex::default(), wake, stop: AtomicBool::new(false) });
         let correspondent = Correspondent {
             shared: Arc::clone(&shared),
             keyring,
@@ -295,7 +303,9 @@ impl Correspondent {
                         return;
                     }
                     if !said_away {
-                        self.log.message(&format!("keyward: the agent went away ({ended}); the database works on"));
+                        self.log.message(&format!(
+                            "keyward: the agent went away ({ended}); the database works on"
+                        ));
                     }
                     said_away = true;
                 }

@@ -63,8 +63,8 @@ enum LoadError {
     MemoryMap(#[source] procfs::ProcError),
     #[error("WiredTiger's code isn't found in this process")]
     NoCode,
-    #[error("this process isn't what the encryptor was told to expect")]
-    Probe(#[from] ProbeError),
+    #[error("{path} isn't what the encryptor was told to expect")]
+    Probe { path: PathBuf, source: ProbeError },
     #[error("the encryptor is loaded into this connection already")]
     Twice,
     #[error("the database's directory isn't known")]
@@ -85,7 +85,7 @@ impl LoadError {
             Self::Settings(error) => error.hint(),
             Self::MemoryMap(_) => "the database process needs to read /proc/self/maps",
             Self::NoCode | Self::Registration(_) => "this is not a WiredTiger that keyward knows",
-            Self::Probe(error) => error.hint(),
+            Self::Probe { source, .. } => source.hint(),
             Self::Twice => "name the encryptor once in `extensions=[…]`",
             Self::Home => "the data path must exist",
             Self::Journal(error) => error.hint(),
@@ -96,7 +96,7 @@ impl LoadError {
 
     fn code(&self) -> c_int {
         match self {
-            Self::Settings(_) | Self::NoCode | Self::Probe(_) | Self::Twice | Self::Home => libc::EINVAL,
+            Self::Settings(_) | Self::NoCode | Self::Probe { .. } | Self::Twice | Self::Home => libc::EINVAL,
             Self::MemoryMap(_) => libc::EACCES,
             Self::Journal(error) => error.os_error().unwrap_or(libc::EIO),
             Self::Client(error) => error.code(),
@@ -161,7 +161,8 @@ unsafe fn load(connection: *mut WtConnection, config: *mut WtConfigArg) -> Resul
     let texts: Vec<_> = texts.iter().map(|text| text.to_string_lossy()).collect();
     let settings = Settings::parse(texts.iter().map(AsRef::as_ref)).map_err(|error| silent(error.into()))?;
     let object = object_of(connection).map_err(silent)?;
-    let (table, api) = verify(connection, &object, settings.layout).map_err(|error| silent(error.into()))?;
+    let (table, api) = verify(connection, &object, settings.layout)
+        .map_err(|source| silent(LoadError::Probe { path: object.path().to_owned(), source }))?;
     join(connection, table, api, object, &settings).map_err(|error| (error, Some(api)))
 }
 
@@ -276,7 +277,8 @@ struct Encryptor {
 
 impl Encryptor {
     fn into_raw(connection: &Arc<Connection>, cipher: Option<PageCipher>) -> *mut WtEncryptor {
-        let table = WtEncryptor { encrypt, decrypt, sizing, customize, terminate, reserved: [ptr::null_mut(); 8] };
+        let table =
+            WtEncryptor { encrypt, decrypt, sizing, customize, terminate, reserved: [ptr::null_mut(); 8] };
         Box::into_raw(Box::new(Self { table, connection: Arc::clone(connection), cipher })).cast()
     }
 
@@ -429,8 +431,10 @@ impl Encryptor {
         key_id: KeyId,
         error: &dyn std::error::Error,
     ) -> c_int {
-        let message =
-            format!("keyward: {length} bytes can't be {what} under database key {key_id}: {}", chain(error));
+        let message = format!(
+            "keyward: {length} bytes can't be {what} under database key {key_id}: {}. hint: the file was changed, or the data path isn't this keystore's",
+            chain(error)
+        );
         self.connection.api.error(session, &message);
         libc::EIO
     }
@@ -452,7 +456,9 @@ impl CustomizeError {
         match self {
             Self::NoKeyId => "the agent passes the system key's id: start the database through it",
             Self::Foreign(_) => "a data path that was encrypted by something else can't be opened",
-            Self::Cipher(_) => "this data path belongs to another keystore, or its keystore was lost: see `keyward node status`",
+            Self::Cipher(_) => {
+                "this data path belongs to another keystore, or its keystore was lost: see `keyward node status`"
+            }
         }
     }
 }
@@ -482,7 +488,8 @@ unsafe extern "C" fn open_session(
         match unsafe { state.adopt(*session) } {
             Ok(()) => 0,
             Err(error) => {
-                let message = format!("keyward: no session is opened: {}. hint: {}", chain(&error), error.hint());
+                let message =
+                    format!("keyward: no session is opened: {}. hint: {}", chain(&error), error.hint());
                 state.api.error(ptr::null_mut(), &message);
                 // SAFETY: the place is the caller's. The session is left to the connection: its `close` isn't trusted.
                 unsafe { *session = ptr::null_mut() };
@@ -505,7 +512,8 @@ impl Connection {
         }
         let mut verified = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the slot was verified for a table of this connection, and all its tables have the same length.
-        let known = verified.iter().find(|known| unsafe { session_method(session, known.slot) } == known.original);
+        let known =
+            verified.iter().find(|known| unsafe { session_method(session, known.slot) } == known.original);
         let known = match known {
             Some(known) => *known,
             None => {
@@ -559,7 +567,8 @@ pub(crate) unsafe fn create(
             // SAFETY: the original method with the caller's arguments.
             Ok(None) => unsafe { original(session, uri, config) },
             Err(error) => {
-                let message = format!("keyward: {uri_text:?} isn't created: {}. hint: {}", chain(&error), error.hint());
+                let message =
+                    format!("keyward: {uri_text:?} isn't created: {}. hint: {}", chain(&error), error.hint());
                 state.api.error(session, &message);
                 error.code()
             }
@@ -626,7 +635,7 @@ impl Connection {
     }
 
     fn database_key(&self, database: &str, journal: &AssignmentJournal) -> Result<KeyId, CreateError> {
-        if self.keyring.spares() == 0 {
+        if self.keyring.key_of(database).is_none() && self.keyring.spares() == 0 {
             self.tell(ToAgent::NeedSpares);
         }
         match self.keyring.assign(database, journal)? {

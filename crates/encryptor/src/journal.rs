@@ -58,9 +58,7 @@ impl AssignmentJournal {
         if whole == bytes.len() {
             return Ok(());
         }
-        file.set_len(whole as u64)
-            .and_then(|()| file.sync_all())
-            .map_err(|error| self.error(ACTION, error))
+        file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(|error| self.error(ACTION, error))
     }
 
     /// Appends one record, a line; it is durable when this returns. A failed append leaves the journal as it was.

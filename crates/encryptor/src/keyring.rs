@@ -168,6 +168,11 @@ impl Keyring {
         state.keys.contains_key(id) && !state.spares.contains(id)
     }
 
+    /// The key of a database, if it has one.
+    pub fn key_of(&self, database: &str) -> Option<KeyId> {
+        self.state().databases.get(database).copied()
+    }
+
     /// A cipher with a nonce prefix of its own. A spare's, too: what is on disk must be readable.
     pub fn cipher(&self, id: KeyId) -> Result<PageCipher, CipherError> {
         let state = self.state();
@@ -186,8 +191,8 @@ impl Keyring {
         journal: &AssignmentJournal,
         wait: Duration,
     ) -> Result<Assigned, AssignError> {
-        if let Some(known) = self.state().databases.get(database) {
-            return Ok(Assigned::Known(*known));
+        if let Some(known) = self.key_of(database) {
+            return Ok(Assigned::Known(known));
         }
         let _one_at_a_time = self.assigning.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.spare_or_key(database, wait);

@@ -75,9 +75,23 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Whether the process must have a symbol table for this layout to be accepted.
+    /// Whether the process must have a symbol table for this layout to be accepted: where it isn't wholly counted, or where
+    /// another release has as many members in each table and reports the same version, with its methods elsewhere.
     pub fn needs_symbols(&self) -> bool {
-        !matches!(self.tables, Some(Tables { extension: Some(_), .. }))
+        !matches!(self.tables, Some(Tables { extension: Some(_), .. })) || self.double().is_some()
+    }
+
+    /// Another layout that counting can't tell from this one.
+    fn double(&self) -> Option<&'static Layout> {
+        let members = |tables: &Tables| {
+            (tables.connection.members, tables.session.members, tables.extension.map(|slots| slots.members))
+        };
+        let own = self.tables?;
+        LAYOUTS.iter().find(|other| {
+            let versions = self.wiredtiger_versions;
+            other.tables.is_some_and(|tables| tables != own && members(&tables) == members(&own))
+                && other.wiredtiger_versions.iter().any(|version| versions.contains(version))
+        })
     }
 }
 
@@ -388,5 +402,14 @@ mod tests {
         assert_eq!(AUTO.name, "auto");
         assert!(AUTO.needs_symbols() && by_name("mongodb-2026").unwrap().needs_symbols());
         assert!(!by_name("mongodb-8.2").unwrap().needs_symbols());
+    }
+
+    /// 4.4.0 and 4.4.5: 20, 31 and 37 members, 10.0.0, and yet `open_session` 8 and 6.
+    #[test]
+    fn releases_that_counting_cannot_tell_apart_need_symbols() {
+        let doubles: Vec<_> =
+            all().iter().filter_map(|layout| Some((layout.name, layout.double()?.name))).collect();
+        assert_eq!(doubles, [("mongodb-4.4.0", "mongodb-4.4.5"), ("mongodb-4.4.5", "mongodb-4.4.0")]);
+        assert!(by_name("mongodb-4.4.5").unwrap().needs_symbols());
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use object::{Object, ObjectSection, ObjectSymbol};
 use procfs::process::{MMPermissions, Process};
 
+use crate::layout::WiredTigerVersion;
 use crate::probe::MemoryImage;
 
 /// The code and the names of one loaded object.
@@ -23,7 +24,8 @@ pub(crate) struct CodeObject {
     /// Its file.
     path: PathBuf,
     code: Vec<Range<usize>>,
-    names: Option<BTreeMap<usize, Vec<String>>>,
+    names: Option<Names>,
+    version: Option<WiredTigerVersion>,
 }
 
 impl CodeObject {
@@ -33,10 +35,12 @@ impl CodeObject {
         let path =
             if loaded.path.as_os_str().is_empty() { PathBuf::from("/proc/self/exe") } else { loaded.path };
         let read = File::open(&path).ok().and_then(|file| read_object(&file, loaded.bias, address, memory));
-        Some(match read {
-            Some((text, names)) => Self { path, code: vec![text], names },
-            None => Self { path, code: loaded.code, names: None },
-        })
+        let version = version_in(loaded.constants.iter().filter_map(|range| memory.constant(range)));
+        let (code, names) = match read {
+            Some((text, names)) => (vec![text], names),
+            None => (loaded.code, None),
+        };
+        Some(Self { path, code, names, version })
     }
 
     /// Its file, for messages.
@@ -57,7 +61,9 @@ impl Memory {
         let readable = maps
             .into_iter()
             .filter(|map| map.perms.contains(MMPermissions::READ))
-            .filter_map(|map| Some(usize::try_from(map.address.0).ok()?..usize::try_from(map.address.1).ok()?))
+            .filter_map(|map| {
+                Some(usize::try_from(map.address.0).ok()?..usize::try_from(map.address.1).ok()?)
+            })
             .collect();
         Ok(Self { readable })
     }
@@ -67,17 +73,16 @@ impl Memory {
         self.readable[..after].last().filter(|range| range.contains(&address))
     }
 
-    /// Whether the memory at `address` holds exactly these bytes.
-    fn holds(&self, address: usize, bytes: &[u8]) -> bool {
-        let Some(last) = address.checked_add(bytes.len().saturating_sub(1)) else { return false };
-        if !self.mapping(address).is_some_and(|range| range.contains(&last)) {
-            return false;
+    /// The memory of a part of an object that is never written: its code or its constants.
+    fn constant(&self, range: &Range<usize>) -> Option<&'static [u8]> {
+        let mapped = self.mapping(range.start)?;
+        if range.is_empty() || range.end > mapped.end {
+            return None;
         }
-        // SAFETY: within one readable mapping; used for code only, which doesn't change.
-        let memory = unsafe {
-            std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(address), bytes.len())
-        };
-        memory == bytes
+        // SAFETY: within one readable mapping of an object that stays loaded, since it is WiredTiger's own.
+        Some(unsafe {
+            std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(range.start), range.len())
+        })
     }
 
     pub(crate) fn word(&self, address: usize) -> Option<usize> {
@@ -116,6 +121,10 @@ impl MemoryImage for LiveImage {
         self.object.names.is_some()
     }
 
+    fn version_text(&self) -> Option<WiredTigerVersion> {
+        self.object.version
+    }
+
     fn is_named(&self, address: usize, name: &str) -> bool {
         self.object
             .names
@@ -130,6 +139,8 @@ struct Loaded {
     path: PathBuf,
     bias: usize,
     code: Vec<Range<usize>>,
+    /// What is loaded and not writable, code included.
+    constants: Vec<Range<usize>>,
 }
 
 impl Loaded {
@@ -156,15 +167,19 @@ fn loaded_objects() -> Vec<Loaded> {
             unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
         };
         let bias = info.dlpi_addr as usize;
-        let code = headers
-            .iter()
-            .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0)
-            .map(|header| {
-                let start = bias.wrapping_add(header.p_vaddr as usize);
-                start..start.wrapping_add(header.p_memsz as usize)
-            })
-            .collect();
-        list.push(Loaded { path, bias, code });
+        let segments = |wanted: fn(u32) -> bool| {
+            let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+            loaded
+                .filter(|header| wanted(header.p_flags))
+                .map(|header| {
+                    let start = bias.wrapping_add(header.p_vaddr as usize);
+                    start..start.wrapping_add(header.p_memsz as usize)
+                })
+                .collect()
+        };
+        let code = segments(|flags| flags & libc::PF_X != 0);
+        let constants = segments(|flags| flags & libc::PF_R != 0 && flags & libc::PF_W == 0);
+        list.push(Loaded { path, bias, code, constants });
         0
     }
     let mut list: Vec<Loaded> = Vec::new();
@@ -179,7 +194,12 @@ type Names = BTreeMap<usize, Vec<String>>;
 ///
 /// `None` if the file isn't what was loaded: its code around `address` must be what lies in memory there (a file may have been
 /// replaced since, and inode numbers don't tell on every file system).
-fn read_object(file: &File, bias: usize, address: usize, memory: &Memory) -> Option<(Range<usize>, Option<Names>)> {
+fn read_object(
+    file: &File,
+    bias: usize,
+    address: usize,
+    memory: &Memory,
+) -> Option<(Range<usize>, Option<Names>)> {
     const COMPARED_BYTES: usize = 4096;
     let mapped = MappedFile::new(file)?;
     let object = object::File::parse(mapped.bytes()).ok()?;
@@ -188,7 +208,7 @@ fn read_object(file: &File, bias: usize, address: usize, memory: &Memory) -> Opt
     let text = place(section.address())?..place(section.address() + section.size())?;
     let code = section.data().ok()?.get(address.checked_sub(text.start)?..)?;
     let code = &code[..code.len().min(COMPARED_BYTES)];
-    if code.is_empty() || !memory.holds(address, code) {
+    if memory.constant(&(address..address + code.len()))? != code {
         return None;
     }
     let mut names = Names::new();
@@ -202,6 +222,33 @@ fn read_object(file: &File, bias: usize, address: usize, memory: &Memory) -> Opt
     }
     let complete = names.values().flatten().any(|name| name == "__conn_open_session");
     Some((text, complete.then_some(names)))
+}
+
+/// The version in WiredTiger's own text, `WiredTiger 11.2.0: (November 30, 2022)`; `None` if there is none or more than one.
+fn version_in<'a>(constants: impl Iterator<Item = &'a [u8]>) -> Option<WiredTigerVersion> {
+    const NAME: &[u8] = b"WiredTiger ";
+    const LONGEST_NUMBERS: usize = 24;
+    let mut found = None;
+    for bytes in constants {
+        for at in memchr::memmem::find_iter(bytes, NAME) {
+            let rest = &bytes[at + NAME.len()..];
+            let rest = &rest[..rest.len().min(LONGEST_NUMBERS)];
+            let Some(end) = memchr::memmem::find(rest, b": (") else { continue };
+            let numbers = std::str::from_utf8(&rest[..end]).unwrap_or_default();
+            let mut numbers = numbers.split('.').map(|number| number.parse::<u32>().ok());
+            let (Some(Some(major)), Some(Some(minor)), Some(Some(patch)), None) =
+                (numbers.next(), numbers.next(), numbers.next(), numbers.next())
+            else {
+                continue;
+            };
+            let version = (major, minor, patch);
+            if found.is_some_and(|found| found != version) {
+                return None;
+            }
+            found = Some(version);
+        }
+    }
+    found
 }
 
 fn is_of_interest(name: &str) -> bool {
@@ -221,7 +268,8 @@ impl MappedFile {
         let length = usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length > 0)?;
         // SAFETY: a fresh private mapping that nothing else refers to.
         let address =
-            unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }.ok()?;
+            unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, file, 0) }
+                .ok()?;
         Some(Self { address, length })
     }
 
@@ -253,6 +301,24 @@ mod tests {
         let image = LiveImage::new(memory, Arc::new(object));
         assert!(image.is_code(here) && !image.is_code(libc));
         assert!(!image.is_code((&raw const image) as usize));
+    }
+
+    #[test]
+    fn the_version_is_read_from_wiredtigers_own_text() {
+        let of = |texts: &[&'static str]| version_in(texts.iter().map(|text| text.as_bytes()));
+        assert_eq!(of(&["\0WiredTiger 11.2.0: (November 30, 2022)\0", "x"]), Some((11, 2, 0)));
+        assert_eq!(of(&["WiredTiger 3.2.1: (August 27, 2019)", "WiredTiger 3.2.1: (x"]), Some((3, 2, 1)));
+        assert_eq!(of(&["WiredTiger 3.2.1: (August", "WiredTiger 10.0.0: ("]), None);
+        for text in [
+            "",
+            "WiredTiger ",
+            "WiredTiger version: (x",
+            "WiredTiger 1.2: (x",
+            "WiredTiger 1.2.3.4: (",
+            "WiredTiger 1.2.x: (",
+        ] {
+            assert_eq!(of(&[text]), None, "{text}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub trait MemoryImage {
     fn is_code(&self, address: usize) -> bool;
     /// Whether the object has a symbol table that names WiredTiger's local functions.
     fn has_symbols(&self) -> bool;
+    /// The version in the text of its own that WiredTiger has among its constants; `None` if it isn't found.
+    fn version_text(&self) -> Option<WiredTigerVersion>;
     /// Whether one of the symbols at `address` is `name`, compiler suffixes such as `.isra.0` left aside.
     fn is_named(&self, address: usize, name: &str) -> bool;
 }
@@ -80,7 +82,9 @@ pub enum ProbeError {
         layout: &'static str,
     },
     /// The layout is accepted by names only, and there are none.
-    #[error("layout {layout} is accepted by the names of WiredTiger's functions only, and this binary has no symbol table")]
+    #[error(
+        "layout {layout} is accepted by the names of WiredTiger's functions only, and this binary has no symbol table"
+    )]
     Symbols {
         /// The layout's name.
         layout: &'static str,
@@ -99,8 +103,16 @@ pub enum ProbeError {
         /// The table.
         table: Table,
     },
-    /// WiredTiger reports another version.
-    #[error("WiredTiger reports version {}.{}.{}, which layout {layout} doesn't have", found.0, found.1, found.2)]
+    /// The version is needed, and WiredTiger's text isn't found.
+    #[error(
+        "this binary has neither a symbol table nor WiredTiger's version in clear, so layout {layout} can't be verified"
+    )]
+    NoVersion {
+        /// The layout's name.
+        layout: &'static str,
+    },
+    /// WiredTiger has another version.
+    #[error("WiredTiger has version {}.{}.{}, which layout {layout} doesn't have", found.0, found.1, found.2)]
     Version {
         /// The version reported.
         found: WiredTigerVersion,
@@ -116,7 +128,7 @@ impl ProbeError {
             Self::Members { .. } | Self::Name { .. } | Self::Foreign { .. } | Self::Version { .. } => {
                 "the agent took this process for another release: check that the agent's `program` is the binary that runs"
             }
-            Self::Symbols { .. } | Self::Missing { .. } => {
+            Self::Symbols { .. } | Self::Missing { .. } | Self::NoVersion { .. } => {
                 "use a release that keyward's layout table knows, or a build that keeps its symbol table"
             }
         }
@@ -149,6 +161,12 @@ pub fn examine_connection(
     };
     if layout.needs_symbols() && !image.has_symbols() {
         return Err(ProbeError::Symbols { layout: layout.name });
+    }
+    // Before `version` may be called: releases with as many members have it at another slot.
+    match image.version_text() {
+        Some(version) => examine_version(version, layout)?,
+        None if image.has_symbols() => {}
+        None => return Err(ProbeError::NoVersion { layout: layout.name }),
     }
     names.expect(slots.get_home, "__conn_get_home")?;
     names.expect(slots.open_session, "__conn_open_session")?;
@@ -185,7 +203,7 @@ pub fn examine_extension(
     Ok(slots)
 }
 
-/// Compares what `version()` returned with what the layout's releases report.
+/// Compares WiredTiger's version, from its text or as `version()` returned it, with what the layout's releases report.
 pub fn examine_version(found: WiredTigerVersion, layout: &'static Layout) -> Result<(), ProbeError> {
     let known = layout.wiredtiger_versions;
     if known.is_empty() || known.contains(&found) {

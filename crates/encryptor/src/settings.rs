@@ -75,7 +75,11 @@ fn absolute(value: &str) -> Result<PathBuf, SettingsError> {
     if path.is_absolute() {
         Ok(path)
     } else {
-        Err(SettingsError::Value { key: "socket", value: value.to_owned(), expected: "an absolute path is needed" })
+        Err(SettingsError::Value {
+            key: "socket",
+            value: value.to_owned(),
+            expected: "an absolute path is needed",
+        })
     }
 }
 
@@ -126,7 +130,11 @@ fn pairs(text: &str) -> Result<Vec<(&str, &str)>, SettingsError> {
             }
         };
         let word = |text: &str| !text.contains(['(', ')', '"', '\\']);
-        if key.is_empty() || !word(key) || !word(value) || !(after.is_empty() || after.starts_with([',', ' '])) {
+        if key.is_empty()
+            || !word(key)
+            || !word(value)
+            || !(after.is_empty() || after.starts_with([',', ' ']))
+        {
             return Err(grammar(rest));
         }
         pairs.push((key, value));
@@ -140,9 +148,10 @@ mod tests {
 
     #[test]
     fn what_the_agent_writes_is_read() {
-        let settings =
-            Settings::parse([r#"(socket="/run/keyward/a,b=c.sock",layout="mongodb-7.0",per_database=false)"#])
-                .unwrap();
+        let settings = Settings::parse([
+            r#"(socket="/run/keyward/a,b=c.sock",layout="mongodb-7.0",per_database=false)"#,
+        ])
+        .unwrap();
         assert_eq!(settings.socket, PathBuf::from("/run/keyward/a,b=c.sock"));
         assert_eq!(settings.layout.name, "mongodb-7.0");
         assert!(!settings.per_database);

@@ -32,11 +32,7 @@ fn introduction() -> Introduction {
 }
 
 fn key(id: u8, purpose: Purpose) -> WireKey {
-    WireKey {
-        id: KeyId::from_bytes([id; 16]),
-        purpose,
-        key: DatabaseKey::take_from(&mut [id; 32]).unwrap(),
-    }
+    WireKey { id: KeyId::from_bytes([id; 16]), purpose, key: DatabaseKey::take_from(&mut [id; 32]).unwrap() }
 }
 
 fn welcome(held: bool) -> ToEncryptor {
@@ -120,10 +116,14 @@ fn no_agent_is_said_with_the_sockets_path() {
 
 #[test]
 fn a_place_that_others_may_write_is_not_trusted() {
-    for (mode, above, trusted) in
-        [(0o700, 0o700, true), (0o750, 0o755, true), (0o770, 0o700, false), (0o707, 0o700, false),
-         (0o700, 0o707, false), (0o700, 0o1777, true)]
-    {
+    for (mode, above, trusted) in [
+        (0o700, 0o700, true),
+        (0o750, 0o755, true),
+        (0o770, 0o700, false),
+        (0o707, 0o700, false),
+        (0o700, 0o707, false),
+        (0o700, 0o1777, true),
+    ] {
         let place = place();
         let directory = place.path().join("agent");
         fs::create_dir(&directory).unwrap();

@@ -14,6 +14,7 @@ struct Process {
     words: HashMap<usize, usize>,
     code: std::ops::Range<usize>,
     names: Option<HashMap<usize, HashSet<&'static str>>>,
+    version_text: Option<WiredTigerVersion>,
 }
 
 impl MemoryImage for Process {
@@ -27,6 +28,10 @@ impl MemoryImage for Process {
 
     fn has_symbols(&self) -> bool {
         self.names.is_some()
+    }
+
+    fn version_text(&self) -> Option<WiredTigerVersion> {
+        self.version_text
     }
 
     fn is_named(&self, address: usize, name: &str) -> bool {
@@ -53,6 +58,7 @@ impl Process {
             words: HashMap::new(),
             code: CODE..CODE + 0x10_0000,
             names: (symbols == Symbols::Kept).then(HashMap::new),
+            version_text: None,
         };
         let connection = tables.connection;
         process.table(CONNECTION, 0, connection.members, |slot| match slot {
@@ -96,12 +102,18 @@ impl Process {
     }
 }
 
-/// What the extension does, in its order.
+/// What the extension does, in its order, with a process of this version.
 fn examine(
     process: &Process,
     version: WiredTigerVersion,
     layout: &'static Layout,
 ) -> Result<(ConnectionSlots, ExtensionSlots, SessionSlots, SessionKind), ProbeError> {
+    let process = &Process {
+        words: process.words.clone(),
+        code: process.code.clone(),
+        names: process.names.clone(),
+        version_text: Some(version),
+    };
     let connection = examine_connection(process, CONNECTION, layout)?;
     let extension = examine_extension(process, CONNECTION, EXTENSION, layout)?;
     examine_version(version, layout)?;
@@ -140,8 +152,9 @@ fn every_layout_refuses_every_other_process() {
     let mut refused = 0;
     for (layout, tables) in counted() {
         for (other, other_tables) in counted() {
-            let same = tables == other_tables
-                && layout.wiredtiger_versions.contains(&a_version(other));
+            let versions = layout.wiredtiger_versions;
+            let same =
+                tables == other_tables && (versions.is_empty() || versions.contains(&a_version(other)));
             if same {
                 continue;
             }
@@ -265,9 +278,39 @@ fn the_version_must_be_one_of_the_layouts() {
     let process = Process::of(&layout.tables.unwrap(), Symbols::Stripped);
     let error = examine(&process, (11, 3, 0), layout).unwrap_err();
     assert_eq!(error, ProbeError::Version { found: (11, 3, 0), layout: "mongodb-7.0" });
-    assert_eq!(
-        error.to_string(),
-        "WiredTiger reports version 11.3.0, which layout mongodb-7.0 doesn't have"
+    assert_eq!(error.to_string(), "WiredTiger has version 11.3.0, which layout mongodb-7.0 doesn't have");
+}
+
+/// Slot 32 is `version` in one release and takes other arguments in another with as many members: it must never be called.
+#[test]
+fn no_function_is_called_at_a_slot_that_may_be_another() {
+    for (layout, tables) in counted() {
+        for (other, other_tables) in counted() {
+            let slot = |tables: &Tables| tables.extension.map(|slots| slots.version);
+            if slot(&tables) == slot(&other_tables) {
+                continue;
+            }
+            for symbols in [Symbols::Kept, Symbols::Stripped] {
+                let mut process = Process::of(&other_tables, symbols);
+                for text in [None, Some(a_version(other))] {
+                    process.version_text = text;
+                    let called = examine_connection(&process, CONNECTION, layout)
+                        .and_then(|_| examine_extension(&process, CONNECTION, EXTENSION, layout));
+                    assert!(called.is_err(), "{} would call a method of {}", layout.name, other.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stripped_binary_without_version_text_is_refused() {
+    let layout = layout::by_name("mongodb-7.0").unwrap();
+    let process = Process::of(&layout.tables.unwrap(), Symbols::Stripped);
+    let error = examine_connection(&process, CONNECTION, layout).unwrap_err();
+    assert_eq!(error, ProbeError::NoVersion { layout: "mongodb-7.0" });
+    assert!(
+        examine_connection(&Process::of(&layout.tables.unwrap(), Symbols::Kept), CONNECTION, layout).is_ok()
     );
 }
 
@@ -275,6 +318,7 @@ fn the_version_must_be_one_of_the_layouts() {
 fn unreadable_memory_and_endless_runs_end_the_count() {
     let layout = layout::by_name("mongodb-7.0").unwrap();
     let mut process = Process::of(&layout.tables.unwrap(), Symbols::Stripped);
+    process.version_text = Some((11, 2, 0));
     process.words.remove(&(CONNECTION + 5 * WORD));
     assert_eq!(
         examine_connection(&process, CONNECTION, layout),

@@ -5,8 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use aho_corasick::AhoCorasick;
 use keyward_testkit::{built, python, wiredtiger};
@@ -37,7 +38,11 @@ impl Build {
             Self::V3_2_1 => Command::new(compiled(&wiredtiger::v3_2_1()?)),
         };
         command.env_remove("WIREDTIGER_CONFIG").env_remove("WIREDTIGER_HOME");
-        Ok(Ready { build: self, program: command.get_program().into(), args: command.get_args().map(Into::into).collect() })
+        Ok(Ready {
+            build: self,
+            program: command.get_program().into(),
+            args: command.get_args().map(Into::into).collect(),
+        })
     }
 
     pub fn layout(self) -> &'static str {
@@ -61,8 +66,7 @@ pub struct Ready {
 }
 
 /// How mongod opens its data path.
-pub const OPEN: &str =
-    "create,config_base=false,cache_size=64MB,session_max=200,log=(enabled=true,path=journal),checkpoint=(wait=0)";
+pub const OPEN: &str = "create,config_base=false,cache_size=64MB,session_max=200,log=(enabled=true,path=journal),checkpoint=(wait=0)";
 
 /// How the tests create tables.
 pub const TABLE: &str = "key_format=Q,value_format=u";
@@ -93,18 +97,27 @@ impl Ready {
 
 /// The configuration in `WIREDTIGER_CONFIG`.
 pub fn config_with(socket: &Path, layout: &str, per_database: bool, key_id: &str) -> String {
-    let library = built::encryptor_library().unwrap();
     format!(
         "extensions=[{}=(early_load=true,config=(socket=\"{}\",layout=\"{layout}\",per_database={per_database}))],encryption=(name=keyward,keyid=\"{key_id}\")",
-        library.display(),
+        library().display(),
         socket.display()
     )
+}
+
+/// A copy of the encryptor under a name of its content, as the agent makes it: cargo may rewrite its own at any time.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let library = fs::read(built::encryptor_library().unwrap()).unwrap();
+        let name = format!("libkeyward_encryptor-{:016x}.so", hash_of(&[&library]));
+        once(&name, |draft| fs::write(draft, &library).unwrap())
+    })
 }
 
 /// A running host.
 pub struct Host {
     child: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     log: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
@@ -131,7 +144,7 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let input = child.stdin.take().unwrap();
+        let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut errors = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -165,7 +178,10 @@ impl Host {
             let mut line = String::new();
             if self.output.read_line(&mut line).unwrap() == 0 {
                 let status = self.child.wait().unwrap();
-                return Err(HostError { code: -1, text: format!("the host ended: {status}; {}", self.log()) });
+                return Err(HostError {
+                    code: -1,
+                    text: format!("the host ended: {status}; {}", self.log()),
+                });
             }
             let line = line.trim_end();
             if line == "ok" {
@@ -185,7 +201,7 @@ impl Host {
 
     fn send(&mut self, command: &str) {
         // A host that has died is found out by reading.
-        let _ = self.input.write_all(format!("{command}\n").as_bytes()).and_then(|()| self.input.flush());
+        let _ = self.input.as_mut().unwrap().write_all(format!("{command}\n").as_bytes());
     }
 
     /// A command that must work.
@@ -211,23 +227,31 @@ impl Host {
         String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
     }
 
-    /// Kill -9.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    /// Waits until the log says this; the host's answer may be here before.
+    #[track_caller]
+    pub fn must_say(&self, words: &str) {
+        for _ in 0..1000 {
+            if self.log().contains(words) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{words:?} isn't said: {}", self.log());
     }
 
-    /// A clean end.
-    pub fn finish(self) -> (ExitStatus, String) {
-        let Self { mut child, input, output, log, reader, .. } = self;
-        drop(input);
+    /// Kill -9.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// A clean end; the whole log.
+    pub fn finish(mut self) -> (ExitStatus, String) {
+        self.input = None;
         let mut rest = String::new();
-        let mut output = output;
-        output.read_to_string(&mut rest).unwrap();
-        let status = child.wait().unwrap();
-        reader.unwrap().join().unwrap();
-        let log = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
-        (status, log + &rest)
+        self.output.read_to_string(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        (status, self.log() + &rest)
     }
 
     pub fn process(&self) -> u32 {
@@ -235,32 +259,51 @@ impl Host {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// `host.c` compiled against this build; once for each of its texts.
 fn compiled(wiredtiger: &wiredtiger::WiredTiger) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wiredtiger/host.c");
-    let mut hasher = DefaultHasher::new();
-    fs::read(&source).unwrap().hash(&mut hasher);
-    wiredtiger.library.hash(&mut hasher);
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let program = directory.join(format!("host-{}-{:016x}", wiredtiger.version, hasher.finish()));
-    if !program.exists() {
+    let parts: [&[u8]; 2] = [&fs::read(&source).unwrap(), wiredtiger.library.as_os_str().as_encoded_bytes()];
+    once(&format!("host-{}-{:016x}", wiredtiger.version, hash_of(&parts)), |draft| {
         let mut rpath = std::ffi::OsString::from("-Wl,-rpath,");
         rpath.push(wiredtiger.library.parent().unwrap());
-        let draft = tempfile::Builder::new().prefix("host-").tempfile_in(directory).unwrap().into_temp_path();
         let output = Command::new("cc")
             .args(["-O1", "-g", "-Wall", "-Wextra", "-pthread", "-I"])
             .arg(&wiredtiger.include)
             .arg("-o")
-            .arg(&draft)
+            .arg(draft)
             .arg(&source)
             .arg(&wiredtiger.library)
             .arg(rpath)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        fs::rename(&draft, &program).unwrap();
+    })
+}
+
+fn hash_of(parts: &[&[u8]]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A file of this name in the tests' folder, made once for all processes.
+fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = directory.join(name);
+    if !path.exists() {
+        let draft = tempfile::Builder::new().prefix("draft-").tempdir_in(directory).unwrap();
+        let file = draft.path().join(name);
+        make(&file);
+        fs::rename(file, &path).unwrap();
     }
-    program
+    path
 }
 
 /// The first 16 bytes of the value that a host stores under a key.

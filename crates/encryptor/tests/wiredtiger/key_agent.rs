@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use keyward_keys::assignment::decode_assignments;
-use keyward_keys::keystore::{
-    CanaryWrap, MasterKeyWrap, OpenKeystore, Provider, Purpose, SealedKeystore,
-};
+use keyward_keys::keystore::{CanaryWrap, MasterKeyWrap, OpenKeystore, Provider, Purpose, SealedKeystore};
 use keyward_keys::wire::{
     PROTOCOL_VERSION, ToAgent, ToEncryptor, WireKey, read_to_agent, write_to_encryptor,
 };
@@ -31,6 +29,8 @@ pub enum Answer {
 
 pub struct KeyAgent {
     node: Arc<Node>,
+    // For a second agent on a copy of the data path.
+    master: [u8; 32],
     directory: tempfile::TempDir,
     listening: Option<Listening>,
 }
@@ -66,16 +66,28 @@ impl KeyAgent {
         let wraps = vec![wrap.verified(&master, &bytes).unwrap()];
         let (keystore, image) =
             OpenKeystore::create(NodeId::make(), master, wraps, SPARES, jiff::Timestamp::now()).unwrap();
+        fs::write(data_path.join(".keyward/keystore.json"), image.bytes).unwrap();
+        Self::with(keystore, bytes, data_path)
+    }
+
+    /// The agent of a copy of this node's data path.
+    pub fn of_copy(&self, data_path: &Path) -> Self {
+        let file = fs::read(data_path.join(".keyward/keystore.json")).unwrap();
+        let mut bytes = self.master;
+        let keystore = SealedKeystore::parse(&file).unwrap().open(MasterKey::take_from(&mut bytes).unwrap());
+        Self::with(keystore.unwrap(), self.master, data_path)
+    }
+
+    fn with(keystore: OpenKeystore, master: [u8; 32], data_path: &Path) -> Self {
         let node = Node {
             keystore: Mutex::new(keystore),
             data_path: data_path.to_owned(),
             answer: Mutex::new(Answer::Keys),
             hellos: Mutex::default(),
         };
-        fs::write(node.file(), image.bytes).unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        let mut agent = Self { node: Arc::new(node), directory, listening: None };
+        let mut agent = Self { node: Arc::new(node), master, directory, listening: None };
         agent.start();
         agent
     }

@@ -1,9 +1,13 @@
 //! The encryptor in real databases: three WiredTiger builds, driven as mongod drives it.
 #![allow(unreachable_pub, dead_code, reason = "modules of one test program")]
 
+mod agent_away;
+mod damage;
 mod encryption;
 mod host;
 mod key_agent;
+mod process;
+mod refusals;
 
 /// Makes each test once for every build.
 macro_rules! on_every_build {

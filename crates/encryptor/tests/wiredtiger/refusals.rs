@@ -1,0 +1,175 @@
+//! What doesn't fit doesn't start: a clear message in the database's log, nothing opened, nothing in plaintext.
+
+use std::path::Path;
+
+use keyward_encryptor::layout;
+
+use crate::host::{Host, Ready, TABLE, config_with, files};
+use crate::key_agent::{Answer, KeyAgent};
+use crate::on_every_build;
+
+on_every_build!(
+    a_wrong_layout_is_refused,
+    names_alone_will_do_or_are_missed,
+    a_missing_or_refusing_agent_is_said,
+    a_configuration_mistake_is_said,
+    another_nodes_keys_open_nothing,
+    plaintext_and_ciphertext_do_not_mix,
+);
+
+/// Starts with this configuration, expects a refusal with each of these words in the log, and no table.
+#[track_caller]
+fn refused(ready: &Ready, config: &str, data_path: &Path, words: &[&str]) {
+    let mut host = ready.start(Some(config));
+    let error = host.open(data_path).unwrap_err();
+    let created = host.ask(&format!("create table:alpha/t {TABLE}"));
+    let (_, log) = host.finish();
+    for word in words {
+        assert!(log.contains(word), "{word:?} isn't said ({error}): {log}");
+    }
+    assert!(log.contains("keyward: ") && log.contains("hint: "), "{log}");
+    assert!(created.is_err(), "a table was created");
+    let tables: Vec<_> = files(data_path).into_iter().filter(|file| file.ends_with("t.wt")).collect();
+    assert!(tables.is_empty(), "{tables:?}");
+}
+
+fn a_wrong_layout_is_refused(ready: &Ready) {
+    let right = layout::by_name(ready.build.layout()).unwrap();
+    let version = right.wiredtiger_versions.last().unwrap();
+    let mut refusals = 0;
+    for layout in layout::all() {
+        let same = layout.tables == right.tables && layout.wiredtiger_versions.contains(version);
+        if same || layout.tables.is_none() {
+            continue;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let agent = KeyAgent::new(directory.path());
+        let config = config_with(&agent.socket(), layout.name, true, &agent.system_key_id().to_string());
+        refused(ready, &config, directory.path(), &[layout.name, "layout"]);
+        refusals += 1;
+    }
+    assert!(refusals >= 19, "{refusals}");
+}
+
+fn names_alone_will_do_or_are_missed(ready: &Ready) {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = KeyAgent::new(directory.path());
+    let config = config_with(&agent.socket(), "auto", true, &agent.system_key_id().to_string());
+    if !ready.build.has_symbols() {
+        refused(
+            ready,
+            &config,
+            directory.path(),
+            &["has no symbol table", "use a release that keyward's layout table knows"],
+        );
+        return;
+    }
+    let mut host = ready.start(Some(&config));
+    host.open(directory.path()).unwrap_or_else(|error| panic!("{error}: {}", host.log()));
+    host.must(&format!("create table:alpha/t {TABLE}"));
+    host.must("put table:alpha/t 1 100 1");
+    assert!(host.finish().0.success());
+    agent.fold();
+    assert_eq!(agent.databases().len(), 1);
+}
+
+fn a_missing_or_refusing_agent_is_said(ready: &Ready) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut agent = KeyAgent::new(directory.path());
+    let config = ready.config(&agent, true);
+    for (answer, words) in [
+        (
+            Answer::Refuse("this is not the engine I started"),
+            &["the agent refused: this is not the engine I started"][..],
+        ),
+        (Answer::NoMasterKey, &["doesn't hold this node's master key"]),
+        (Answer::Nothing, &["the conversation with the agent broke off"]),
+    ] {
+        agent.answer(answer);
+        refused(ready, &config, directory.path(), words);
+    }
+    agent.stop();
+    refused(ready, &config, directory.path(), &["no agent answers at", "agent.sock"]);
+    // With the agent it would have worked.
+    agent.answer(Answer::Keys);
+    agent.start();
+    let mut host = ready.open(&agent, directory.path());
+    host.must(&format!("create table:alpha/t {TABLE}"));
+    // A refusal later on, when a new agent has doubts, stops nothing.
+    agent.stop();
+    agent.answer(Answer::Refuse("I don't know this process"));
+    agent.start();
+    host.must(&format!("create table:beta/t {TABLE}"));
+    host.must("put table:beta/t 1 100 1");
+    host.must("checkpoint");
+    assert!(host.finish().0.success());
+}
+
+fn a_configuration_mistake_is_said(ready: &Ready) {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = KeyAgent::new(directory.path());
+    let right = ready.config(&agent, true);
+    let changed = |from: &str, to: &str| {
+        let config = right.replace(from, to);
+        assert_ne!(config, right);
+        config
+    };
+    let socket = agent.socket().display().to_string();
+    let id = agent.system_key_id().to_string();
+    for (config, word) in [
+        (
+            changed(ready.build.layout(), "mongodb-3.6"),
+            "layout=\"mongodb-3.6\"; this encryptor doesn't know it",
+        ),
+        (changed(&socket, "agent.sock"), "an absolute path is needed"),
+        (changed("per_database=true", "per_database=perhaps"), "true or false is needed"),
+        (changed("per_database", "per_collection"), "unknown key \"per_collection\""),
+        (changed(&id, &"00".repeat(16)), "the agent has sent no database key 0000"),
+        (changed(&id, "alpha"), "the key id \"alpha\", which isn't one of keyward's"),
+        (changed(&format!(",keyid=\"{id}\""), ""), "names no key id"),
+    ] {
+        refused(ready, &config, directory.path(), &[word]);
+    }
+}
+
+fn another_nodes_keys_open_nothing(ready: &Ready) {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = KeyAgent::new(directory.path());
+    let mut host = ready.open(&agent, directory.path());
+    host.must(&format!("create table:beta/data {TABLE}"));
+    host.must("put table:beta/data 1 100 1");
+    host.must("checkpoint");
+    assert!(host.finish().0.success());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = KeyAgent::new(elsewhere.path());
+    // Its own system key, and that of this data path, which it hasn't got.
+    let layout = ready.build.layout();
+    let own = config_with(&other.socket(), layout, true, &other.system_key_id().to_string());
+    refused(ready, &own, directory.path(), &["is sealed under key"]);
+    let this = config_with(&other.socket(), layout, true, &agent.system_key_id().to_string());
+    refused(ready, &this, directory.path(), &["the agent has sent no database key"]);
+    let mut host = ready.open(&agent, directory.path());
+    host.must("check table:beta/data 1 100 1");
+    assert!(host.finish().0.success());
+}
+
+fn plaintext_and_ciphertext_do_not_mix(ready: &Ready) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = ready.start(None);
+    host.open(directory.path()).unwrap();
+    host.must(&format!("create table:alpha/data {TABLE}"));
+    host.must("put table:alpha/data 1 100 1");
+    assert!(host.finish().0.success());
+    let agent = KeyAgent::new(directory.path());
+    let mut host: Host = ready.start(Some(&ready.config(&agent, true)));
+    assert!(host.open(directory.path()).is_err(), "a plaintext data path was opened as an encrypted one");
+    drop(host.finish());
+    let encrypted = tempfile::tempdir().unwrap();
+    let agent = KeyAgent::new(encrypted.path());
+    let mut host = ready.open(&agent, encrypted.path());
+    host.must(&format!("create table:alpha/data {TABLE}"));
+    assert!(host.finish().0.success());
+    let mut host = ready.start(None);
+    assert!(host.open(encrypted.path()).is_err(), "an encrypted data path was opened without the encryptor");
+    drop(host.finish());
+}
