@@ -94,7 +94,7 @@ pub fn encode_assignment(assignment: &Assignment, key: &DatabaseKey) -> Result<V
     }
     let fields =
         format!("{VERSION} {} {}", assignment.key_id, BASE64URL_NOPAD.encode(assignment.database.as_bytes()));
-    let tag = hmac::sign(&tag_key(key)?, fields.as_bytes());
+    let tag = scrubbed(|| tag_key(key).map(|key| hmac::sign(&key, fields.as_bytes())))?;
     Ok(format!("\n{fields} {}\n", BASE64URL_NOPAD.encode(tag.as_ref())).into_bytes())
 }
 

@@ -4,6 +4,8 @@
 //! verifies everything. Writing is a step of [`OpenKeystore`]: it returns the next [`FileImage`]; the caller makes it
 //! durable, reads it back, and only then calls `commit`. The format is described in `docs/keystore-format.md`.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -109,14 +111,20 @@ pub struct DatabaseKeyEntry {
 }
 
 /// A database key under the master key: XAES-256-GCM, nonce random, tag at the end of the ciphertext.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Wrapped {
     nonce: [u8; 24],
     ciphertext: [u8; 48],
 }
 
+impl fmt::Debug for Wrapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wrapped(..)")
+    }
+}
+
 /// What to write next: the whole file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FileImage {
     /// The generation that these bytes say.
     pub generation: u64,
@@ -124,8 +132,14 @@ pub struct FileImage {
     pub bytes: Vec<u8>,
 }
 
+impl fmt::Debug for FileImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileImage(generation {}, {} bytes)", self.generation, self.bytes.len())
+    }
+}
+
 /// A parsed keystore. Nothing in it is believed yet.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SealedKeystore {
     contents: Contents,
     bytes: Vec<u8>,
@@ -238,5 +252,15 @@ impl SealedKeystore {
 
     fn place<'a>(&self, entry: &'a DatabaseKeyEntry) -> Place<'a> {
         Place { node_id: self.node_id(), key_id: entry.id, purpose: &entry.purpose }
+    }
+}
+
+impl fmt::Debug for SealedKeystore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealedKeystore")
+            .field("node_id", &self.node_id())
+            .field("generation", &self.generation())
+            .field("master_key_id", &self.master_key_id())
+            .finish_non_exhaustive()
     }
 }

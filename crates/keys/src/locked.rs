@@ -36,8 +36,6 @@ const SLAB_BYTES: usize = 16 * 1024;
 const SMALL_SLOT_BYTES: usize = 32;
 const CACHE_LINE_BYTES: usize = 64;
 
-const PREFETCH_BYTES: usize = 1024;
-
 /// Whether the memory that holds keys is locked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryLock {
@@ -249,10 +247,10 @@ impl GcmKey {
     }
 }
 
-/// Asks for the beginning of `bytes`, which will be read soon.
+/// Asks for `bytes`, which will be read soon.
 #[inline]
 pub(crate) fn prefetch(bytes: &[u8]) {
-    prefetch_lines(bytes.as_ptr(), bytes.len().min(PREFETCH_BYTES));
+    prefetch_lines(bytes.as_ptr(), bytes.len());
 }
 
 #[inline]
@@ -448,4 +446,163 @@ fn give_back(slot: NonNull<u8>, bytes: usize) {
     let rest = unsafe { std::slice::from_raw_parts_mut(slot.as_ptr().cast::<MaybeUninit<u8>>(), bytes) };
     rest.zeroize();
     slabs().free.entry(bytes).or_default().push(Slab(slot));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DatabaseKey, KeyId, page::PageCipher};
+
+    #[test]
+    fn a_dropped_value_is_wiped_and_its_slot_reused() {
+        let mut key = Locked::<[u8; 1000]>::zeroed().unwrap();
+        *key.get_mut() = [0xa5; 1000];
+        let slot = key.slot;
+        drop(key);
+        // SAFETY: slabs are never unmapped, and no other test uses slots of this size.
+        let left = unsafe { std::slice::from_raw_parts(slot.as_ptr().cast::<u8>(), 1000) };
+        assert!(left.iter().all(|byte| *byte == 0));
+        assert_eq!(Locked::<[u8; 1000]>::zeroed().unwrap().slot, slot);
+    }
+
+    #[test]
+    fn debug_shows_no_bytes() {
+        insta::assert_debug_snapshot!(Locked::<[u8; 32]>::zeroed().unwrap(), @"Locked(..)");
+        insta::assert_debug_snapshot!(GcmKey::new(&[7; 32]).unwrap(), @"GcmKey(..)");
+    }
+
+    #[test]
+    fn the_value_itself_is_dropped_once() {
+        struct Counts<'a>(&'a AtomicUsize, #[allow(dead_code)] [u8; 700]);
+        impl Drop for Counts<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let dropped = AtomicUsize::new(0);
+        drop(Locked::new(Counts(&dropped, [0; 700])).unwrap());
+        assert_eq!(dropped.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_gcm_key_is_wiped_with_its_last_owner() {
+        let key = GcmKey::new(&[7; 32]).unwrap();
+        let slot = key.slot;
+        let bytes = || {
+            // SAFETY: slabs are never unmapped; only read while this test owns the slot or just gave it back.
+            unsafe { std::slice::from_raw_parts(slot.as_ptr().cast::<u8>(), size_of::<EVP_AEAD_CTX>()) }
+        };
+        let second = key.clone();
+        drop(key);
+        assert!(bytes().windows(16).any(|window| window == [7; 16]), "the first round key is the key itself");
+        let mut out = [0; 19];
+        assert!(second.seal(&[0; 12], b"", b"abc", &mut out));
+        drop(second);
+        // Another test may have taken the slot meanwhile, but not for a key of sevens.
+        assert!(!bytes().windows(16).any(|window| window == [7; 16]));
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_refused() {
+        let key = GcmKey::new(&[7; 32]).unwrap();
+        let mut out = [0; 20];
+        for len in [0, 15, 18, 20] {
+            assert!(!key.seal(&[0; 12], b"", b"abc", &mut out[..len]));
+        }
+        assert!(!key.open(&[0; 12], b"", b"abc", &[0; 16], &mut out[..2]));
+        assert!(!key.open(&[0; 12], b"", b"abc", &[0; 16], &mut out[..3]));
+    }
+
+    #[test]
+    fn many_threads_get_slots_of_their_own() {
+        std::thread::scope(|scope| {
+            for thread in 0..8_u8 {
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        let mut keys: Vec<_> =
+                            (0..20).map(|_| Locked::<[u8; 48]>::zeroed().unwrap()).collect();
+                        keys.iter_mut().for_each(|key| *key.get_mut() = [thread; 48]);
+                        assert!(keys.iter().all(|key| *key.get() == [thread; 48]));
+                    }
+                });
+            }
+        });
+    }
+
+    /// The flags of the mapping that holds `address`, as `/proc/self/smaps` shows them.
+    fn flags(address: usize) -> Vec<String> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in smaps.lines() {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            if let Some((Ok(start), Ok(end))) =
+                range.map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16)))
+            {
+                inside = (start..end).contains(&address);
+            }
+            if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags: ")) {
+                return flags.split_whitespace().map(str::to_owned).collect();
+            }
+        }
+        panic!("no mapping holds {address:x}");
+    }
+
+    /// Marking slabs and forking must not meet: both concern the whole process.
+    static FORKS: Mutex<()> = Mutex::new(());
+
+    #[test]
+    fn slabs_are_locked_left_out_of_core_files_and_kept_from_children_on_demand() {
+        let _alone = FORKS.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = Locked::<[u8; 32]>::zeroed().unwrap();
+        let has = |flag: &str| flags(key.slot.as_ptr() as usize).iter().any(|found| found == flag);
+        assert!(has("dd"), "MADV_DONTDUMP");
+        assert_eq!(has("lo"), memory_lock() == MemoryLock::Locked);
+        set_dont_fork(true);
+        assert!(has("dc"), "MADV_DONTFORK");
+        let later = Locked::<[u8; 3000]>::zeroed().unwrap();
+        assert!(flags(later.slot.as_ptr() as usize).contains(&"dc".to_owned()), "a slab made later");
+        let status = in_a_child(|| std::hint::black_box(key.get())[0] == 0);
+        assert_eq!(libc::WTERMSIG(status), libc::SIGSEGV, "the child has no such memory");
+        set_dont_fork(false);
+        assert!(!has("dc"));
+    }
+
+    /// Forks, runs `child` there, and gives what `waitpid` says. Holds the slabs' lock meanwhile, so that the child
+    /// does not inherit it taken by another thread of this test program.
+    fn in_a_child(child: impl FnOnce() -> bool) -> i32 {
+        let guard = slabs();
+        // SAFETY: the child only runs `child`, which takes no lock but the slabs' (free in the child once `guard` is
+        // dropped), and leaves by `_exit`.
+        let pid = unsafe { libc::fork() };
+        drop(guard);
+        if pid == 0 {
+            let code = i32::from(!child());
+            // SAFETY: ends the child without running anything of the test program.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just made; `status` is a valid place.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        status
+    }
+
+    #[test]
+    fn a_forked_child_opens_but_never_seals() {
+        let _alone = FORKS.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = KeyId::from_bytes([1; 16]);
+        let cipher = PageCipher::new(id, &DatabaseKey::make().unwrap()).unwrap();
+        let (mut sealed, mut plain) = ([0; 100], [0; 100]);
+        let len = cipher.seal(b"page", &mut sealed).unwrap();
+        let status = in_a_child(|| {
+            let opened = cipher.open(&sealed[..len], &mut plain) == Ok(4);
+            let refused = cipher.seal(b"page", &mut sealed) == Err(crate::page::PageError::Forked(id));
+            // A cipher of the child's own draws its own prefix; that does not bring the parent's back to life.
+            let own = PageCipher::new(id, &DatabaseKey::make().unwrap()).unwrap();
+            let sealed_by_own = own.seal(b"page", &mut sealed).is_ok();
+            let still_refused = cipher.seal(b"page", &mut sealed).is_err();
+            opened && refused && sealed_by_own && still_refused
+        });
+        assert_eq!(status, 0);
+        assert!(cipher.seal(b"page", &mut sealed).is_ok(), "the parent seals on");
+    }
 }

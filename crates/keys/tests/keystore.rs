@@ -1,4 +1,5 @@
 //! The keystore's steps: what they keep, what they refuse, and what a changed file leads to.
+#![allow(clippy::unwrap_used, missing_docs)]
 
 use jiff::Timestamp;
 use keyward_keys::{
@@ -25,7 +26,7 @@ fn wrap(version: &str) -> MasterKeyWrap {
         key_identifier: format!("https://v.vault.azure.net/keys/cmk/{version}"),
         public_key_sha256: "ab".repeat(32),
         algorithm: "RSA-OAEP-256".to_owned(),
-        ciphertext: vec![1; 256],
+        ciphertext: vec![0x5a; 256],
         created_at: now(),
         canary: CanaryWrap { ciphertext: vec![2; 256], sha256: [3; 32] },
     }
@@ -84,15 +85,36 @@ fn the_file_holds_no_key() {
 }
 
 #[test]
-fn debug_of_an_open_keystore_names_ids_only() {
-    let (keystore, _) = create(0);
-    let sealed = keystore.sealed();
-    let expected = format!(
-        "OpenKeystore {{ node_id: {:?}, generation: 1, master_key_id: {:?}, .. }}",
-        sealed.node_id(),
-        sealed.master_key_id()
-    );
-    assert_eq!(format!("{keystore:?}"), expected);
+fn debug_names_ids_and_no_bytes() {
+    let (keystore, image) = create(0);
+    let image = FileImage { bytes: image.bytes[..7].to_vec(), ..image };
+    insta::assert_snapshot!(format!("{image:?}"), @"FileImage(generation 1, 7 bytes)");
+    let (node, id) = (keystore.sealed().node_id(), keystore.sealed().master_key_id());
+    let system = keystore.system_key_id();
+    let shown = format!("{keystore:#?}\n{:#?}", keystore.sealed().entries());
+    let shown = shown
+        .replace(&node.to_string(), "[node]")
+        .replace(&id.to_string(), "[master key id]")
+        .replace(&system.to_string(), "[key id]");
+    insta::assert_snapshot!(shown, @r"
+    OpenKeystore {
+        sealed: SealedKeystore {
+            node_id: NodeId([node]),
+            generation: 1,
+            master_key_id: KeyId([master key id]),
+            ..
+        },
+        master: MasterKey(..),
+    }
+    [
+        DatabaseKeyEntry {
+            id: KeyId([key id]),
+            purpose: System,
+            created_at: 2026-03-01T12:00:00.5Z,
+            wrapped: Wrapped(..),
+        },
+    ]
+    ");
 }
 
 #[test]
@@ -216,7 +238,7 @@ fn rotation_keeps_every_key_under_another_master_key() {
 fn a_rewrap_keeps_the_old_wrap_until_the_new_one_was_unwrapped() {
     let (mut keystore, _) = create(1);
     let ids = |keystore: &OpenKeystore| -> Vec<String> {
-        keystore.sealed().wraps().iter().map(|wrap| wrap.key_identifier[36..].to_owned()).collect()
+        keystore.sealed().wraps().iter().map(|wrap| wrap.key_identifier[35..].to_owned()).collect()
     };
     let image = keystore.stage_wrap(wrap("v2")).unwrap();
     keystore.commit(&image).unwrap();
@@ -475,6 +497,7 @@ proptest! {
         let to = (from + cut).min(bytes.len());
         bytes.splice(from..to, insert);
         prop_assume!(bytes != image.bytes);
-        prop_assert!(reopen(&FileImage { generation: 1, bytes }, master(1)).is_err());
+        let changed = FileImage { generation: 1, bytes };
+        prop_assert!(reopen(&changed, master(1)).is_err());
     }
 }

@@ -47,13 +47,12 @@ pub(super) struct Contents {
 
 /// The bytes that the MAC covers, and the MAC.
 pub(super) fn split_mac(bytes: &[u8]) -> Result<(&[u8], [u8; MAC_BYTES]), KeystoreError> {
-    let truncated = || KeystoreError::Truncated { bytes: bytes.len() };
-    let covered_bytes = bytes.len().checked_sub(TAIL_BYTES).ok_or_else(truncated)?;
-    let (covered, tail) = bytes.split_at(covered_bytes);
-    if !bytes.ends_with(TAIL_END) {
-        return Err(truncated());
-    }
     let malformed = || KeystoreError::Malformed { what: "it does not end in a MAC".to_owned() };
+    if !bytes.ends_with(b"\n") && bytes.ends_with(b"}") {
+        return Err(KeystoreError::Truncated { bytes: bytes.len() });
+    }
+    let covered_bytes = bytes.len().checked_sub(TAIL_BYTES).ok_or_else(malformed)?;
+    let (covered, tail) = bytes.split_at(covered_bytes);
     let text =
         tail.strip_prefix(TAIL_START).and_then(|tail| tail.strip_suffix(TAIL_END)).ok_or_else(malformed)?;
     let mac = BASE64URL_NOPAD.decode(text).map_err(|_| malformed())?;

@@ -307,11 +307,7 @@ impl OpenKeystore {
 
 impl fmt::Debug for OpenKeystore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenKeystore")
-            .field("node_id", &self.sealed.node_id())
-            .field("generation", &self.sealed.generation())
-            .field("master_key_id", &self.sealed.master_key_id())
-            .finish_non_exhaustive()
+        f.debug_struct("OpenKeystore").field("sealed", &self.sealed).field("master", &self.master).finish()
     }
 }
 
@@ -357,5 +353,9 @@ fn rewrap(
 fn image(contents: &Contents, keys: &WrappingKeys) -> Result<FileImage, KeystoreError> {
     let covered = file::covered(contents)?;
     let mac = keys.mac(&covered);
-    Ok(FileImage { generation: contents.generation, bytes: file::with_mac(covered, &mac) })
+    let bytes = file::with_mac(covered, &mac);
+    if bytes.len() > file::MAX_BYTES {
+        return Err(KeystoreError::TooLarge { bytes: bytes.len(), limit: file::MAX_BYTES });
+    }
+    Ok(FileImage { generation: contents.generation, bytes })
 }
