@@ -146,17 +146,16 @@ pub struct EngineConfig {
     pub hello_timeout: Duration,
 }
 
-#[cfg(test)]
 impl EngineConfig {
-    /// With every default, for tests of the engine's parts.
-    pub(crate) fn for_test(kind: EngineKind) -> Self {
+    /// A mongod with every default: what a preflight judges without a file.
+    pub(crate) fn of_mongod(program: PathBuf) -> Self {
         Self {
-            kind,
-            program: PathBuf::from("/nowhere"),
+            kind: EngineKind::Mongod,
+            program,
             args: Vec::new(),
             host: "127.0.0.1".to_owned(),
             port: 27017,
-            log_file: PathBuf::from("/nowhere/engine.log"),
+            log_file: PathBuf::from("/var/log/mongodb/mongod.log"),
             exposure: Exposure::default(),
             accept_plaintext_in_swap: false,
             user: None,
@@ -167,6 +166,12 @@ impl EngineConfig {
             stop_grace: Duration::from_secs(120),
             hello_timeout: Duration::from_secs(120),
         }
+    }
+
+    /// With every default, for tests of the engine's parts.
+    #[cfg(test)]
+    pub(crate) fn for_test(kind: EngineKind) -> Self {
+        Self { kind, ..Self::of_mongod(PathBuf::from("/nowhere")) }
     }
 }
 
@@ -533,7 +538,7 @@ fn read_cloud<'i>(
 
 fn read_verdict<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<VerdictConfig> {
     let usual = RevocationPolicy::default();
-    let interval = r.integer(&mut table, "probe_interval_s", 1..=600, Some(60));
+    let interval = r.integer(&mut table, "probe_interval_s", 1..=300, Some(60));
     let daily = r.integer(&mut table, "master_key_check_interval_s", 60..=604_800, Some(86_400));
     let refusals = r.integer(&mut table, "refusals", 1..=1000, Some(usual.refusals.into()));
     let strong = r.integer(&mut table, "strong_window_s", 0..=86_400, Some(usual.strong_window_ms / 1000));
@@ -554,8 +559,7 @@ fn read_verdict<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<VerdictC
             refusals: u32::try_from(refusals?).unwrap_or(usual.refusals),
             strong_window_ms: strong * 1000,
             denial_window_ms: denial * 1000,
-            // Two probes in a row must never count as a gap.
-            gap_ms: usual.gap_ms.max(interval * 3_000),
+            gap_ms: usual.gap_ms,
         },
     })
 }

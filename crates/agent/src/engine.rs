@@ -17,6 +17,7 @@ pub mod swap;
 
 use std::{
     fs, io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -205,6 +206,9 @@ pub enum EngineError {
     /// The engine does not answer as it should.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// A task of the agent died.
+    #[error("the preparation of the engine ended without a result")]
+    Ended,
 }
 
 impl EngineError {
@@ -235,6 +239,7 @@ impl EngineError {
                 findings.iter().map(|f| f.hint.as_str()).collect::<Vec<_>>().join("; ")
             }
             Self::Database(error) => error.hint().to_owned(),
+            Self::Ended => "see the agent's log".to_owned(),
         }
     }
 }
@@ -249,6 +254,7 @@ pub fn open(config: &Config) -> Result<Arc<dyn Engine>, EngineError> {
 }
 
 /// An engine on this host.
+#[derive(Clone)]
 struct LocalEngine {
     config: Config,
     binary: Binary,
@@ -273,9 +279,14 @@ impl LocalEngine {
         if engine.kind == EngineKind::Secantusdb {
             let path = state_dir.join(command::SECANTUSDB_CONFIG);
             fs::write(&path, "# Empty on purpose: the agent passes every setting.\n")
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
                 .map_err(|source| EngineError::Directory { path, source })?;
         }
         let wiredtiger_config = command::wiredtiger_config(&library, &self.binary, launch)?;
+        let identity = engine.user.as_deref().map(identity::look_up).transpose()?;
+        if let Some(owner) = identity {
+            self.share_with_engine(owner)?;
+        }
         let invocation = Invocation {
             program: engine.program.clone(),
             arguments: command::arguments(engine, data_path, state_dir, &exposure.switches),
@@ -283,9 +294,35 @@ impl LocalEngine {
             // The engine's user need not be able to enter the state directory.
             directory: data_path.clone(),
             log_file: engine.log_file.clone(),
-            identity: engine.user.as_deref().map(identity::look_up).transpose()?,
+            identity,
         };
         Ok(scope::wrap(invocation, &self.config.name, surroundings, engine.accept_plaintext_in_swap))
+    }
+
+    /// What an engine under a user of its own needs of the agent's folders: a way through to the library and the
+    /// key socket, the data path, and an assignment journal that it may append to. It may list and change nothing
+    /// else there.
+    fn share_with_engine(&self, (uid, gid): (u32, u32)) -> Result<(), EngineError> {
+        let Config { data_path, state_dir, .. } = &self.config;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| EngineError::Directory { path, source }
+        };
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed(path))
+        };
+        mode(state_dir, 0o711)?;
+        mode(&state_dir.join("lib"), 0o755)?;
+        if !has_data(data_path)? {
+            chown(data_path, Some(uid), Some(gid)).map_err(failed(data_path))?;
+        }
+        let keyward_dir = self.config.keyward_dir();
+        mode(&keyward_dir, 0o711)?;
+        let journal = keyward_dir.join("assignments");
+        let opened = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&journal);
+        opened.and_then(|file| file.sync_all()).map_err(failed(&journal))?;
+        chown(&journal, Some(uid), Some(gid)).map_err(failed(&journal))?;
+        fs::File::open(&keyward_dir).and_then(|dir| dir.sync_all()).map_err(failed(&keyward_dir))
     }
 
     /// Takes back a lock that an agent left behind when it died in the middle of a snapshot.
@@ -322,7 +359,9 @@ impl Engine for LocalEngine {
     }
 
     async fn spawn(&self, launch: &Launch) -> Result<Box<dyn EngineProcess>, EngineError> {
-        let invocation = tokio::task::block_in_place(|| self.prepare(launch))?;
+        let (engine, launch) = (self.clone(), launch.clone());
+        let invocation =
+            tokio::task::spawn_blocking(move || engine.prepare(&launch)).await.map_err(|_| EngineError::Ended)??;
         Ok(self.process(Handle::spawn(&invocation, &self.binary.version)?))
     }
 
@@ -410,6 +449,18 @@ pub(crate) fn has_data(data_path: &Path) -> Result<bool, EngineError> {
         }
     }
     Ok(false)
+}
+
+/// A process on the node's data path or port that is not its own engine, in words; blocking.
+pub(crate) fn foreign_of(config: &Config) -> Option<String> {
+    let port = match config.engine.kind {
+        EngineKind::Mongod | EngineKind::Secantusdb => Some(config.engine.port),
+        EngineKind::Wiredtiger => None,
+    };
+    let own = command::socket_mark(&config.key_socket())
+        .ok()
+        .and_then(|mark| process::with_environment("WIREDTIGER_CONFIG", &mark));
+    foreign::find(&config.data_path, port, own)
 }
 
 /// User and group id of `engine.user`.

@@ -16,6 +16,7 @@ use keyward_keys::{
     keystore::{
         FileImage, KeystoreError, MasterKeyWrap, OpenKeystore, Purpose, SealedKeystore, VerifiedWrap,
     },
+    scrubbed,
     wire::WireKey,
 };
 use keyward_model::{
@@ -187,13 +188,15 @@ impl Keyring {
         key_identifier: &str,
         now: Timestamp,
     ) -> Result<(), KeyringError> {
-        let proof = Zeroizing::new(unwrapped.to_vec());
-        let master = MasterKey::take_from(unwrapped)?;
         let mut content = self.lock();
         let State::Sealed(sealed) = &content.state else { return Ok(()) };
-        let open = sealed.clone().open(master)?;
+        let (open, verified) = scrubbed(|| {
+            let proof = Zeroizing::new(unwrapped.to_vec());
+            let open = sealed.clone().open(MasterKey::take_from(unwrapped)?)?;
+            let verified = open.verify_wrap(key_identifier, &proof)?;
+            Ok::<_, KeyringError>((open, verified))
+        })?;
         self.file.seen(open.sealed())?;
-        let verified = open.verify_wrap(key_identifier, &proof)?;
         *content = Content { state: State::Open(Box::new(open)), primary: Some(verified.clone()) };
         self.publish(&content);
         self.step(&mut content, |open| open.forget_wraps(&[verified]))?;
@@ -292,7 +295,14 @@ impl Keyring {
 
     /// Adds a wrap that nothing relies on yet.
     pub fn stage(&self, wrap: MasterKeyWrap) -> Result<(), KeyringError> {
-        self.step(&mut self.lock(), |open| open.stage_wrap(wrap).map(Some))
+        let mut content = self.lock();
+        if let Some(primary) = &content.primary
+            && primary.wrap().key_identifier == wrap.key_identifier
+        {
+            // It would take the place of the one wrap that is known to work.
+            return Err(KeystoreError::DuplicateWrap { key_identifier: wrap.key_identifier }.into());
+        }
+        self.step(&mut content, |open| open.stage_wrap(wrap).map(Some))
     }
 
     /// Lets go of every wrap but the one that is relied on.

@@ -94,6 +94,8 @@ async fn connection(mut stream: UnixStream, node: &NodeHandle) {
     };
     if !node.owns_process(pid, PATIENCE).await {
         tracing::warn!(pid, "a process that is not this node's engine asked for keys and was refused");
+        // Read first: a socket closed with something unread in it would swallow the answer.
+        let _ = tokio::time::timeout(HELLO_TIMEOUT, receive(&mut stream)).await;
         let reason = format!("process {pid} is not the engine that this agent started");
         let _ = send(&mut stream, &ToEncryptor::Refused { reason }).await;
         return;

@@ -124,10 +124,9 @@ pub async fn serve(config: Config, parts: Parts, shutdown: CancellationToken) ->
     if let Some(listen) = metrics {
         let (node, shutdown) = (node.clone(), shutdown.clone());
         tasks.spawn(async move {
-            // if let Err(error) = metrics::serve(listen, node, shutdown).await {
-            //     tracing::error!("metrics on {listen} are not served: {error}");
-            // }
-            let _ = (listen, node, shutdown);
+            if let Err(error) = metrics::serve(listen, node, shutdown).await {
+                tracing::error!("metrics on {listen} are not served: {error}");
+            }
         });
     }
     let deciding = tasks.spawn(shell.run(shutdown.clone()));

@@ -284,6 +284,7 @@ mod tests {
             key_identifier: "https://v.vault.azure.net/keys/secret-name/0123456789abcdef0123456789abcdef"
                 .parse()
                 .unwrap(),
+            host: None,
             http_status: Some(200),
             code: None,
             inner_code: None,

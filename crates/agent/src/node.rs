@@ -91,6 +91,8 @@ struct Shared {
     since: Timestamp,
     /// Whether a process exists or is being started.
     engine_gone: bool,
+    /// Whether the engine runs and is not being stopped.
+    engine_up: bool,
     /// Whether the master key is being asked for.
     unlocking: bool,
     process: Option<Arc<dyn EngineProcess>>,
@@ -131,6 +133,7 @@ impl NodeHandle {
             reason: "starting".to_owned(),
             since: parts.clock.now(),
             engine_gone: true,
+            engine_up: false,
             unlocking: false,
             process: None,
             engine_version: String::new(),
@@ -232,7 +235,7 @@ impl NodeHandle {
         }
         self.post_and_wait(Event::StartAsked).await?;
         self.until(|shared| match shared.state {
-            NodeState::Running => Some(Ok(())),
+            NodeState::Running => shared.engine_up.then_some(Ok(())),
             _ if shared.unlocking => None,
             NodeState::Starting => None,
             NodeState::WaitingForCustomerKey

@@ -62,6 +62,9 @@ pub async fn rewrap(
     let _operation = node.begin("a change of the master key")?;
     let before = held(node)?;
     let service = node.key_service();
+    if before.key_identifier == key.to_string() {
+        return confirm(node, key, &before).await;
+    }
     progress.report("checking the customer key", 0, 4, "steps");
     let warnings = wrap::check(&*service, key).await?;
     progress.report("wrapping the master key with it", 1, 4, "steps");
@@ -88,6 +91,18 @@ pub async fn rewrap(
     tracing::info!(from = before.key_identifier, to = %key, "the master key was rewrapped");
     node.described().await;
     report(node, &before, warnings)
+}
+
+/// The master key is under that customer key already, perhaps by a rewrap whose answer was lost: says so once the
+/// vault has unwrapped it.
+async fn confirm(node: &NodeHandle, key: &KeyIdentifier, before: &Before) -> Result<Rewrapped, NodeError> {
+    let view = node.keyring().view().ok_or(NodeError::NoKeystore)?;
+    let key_identifier = key.to_string();
+    let wrap = view.wraps.iter().find(|wrap| wrap.key_identifier == key_identifier);
+    let ciphertext = &wrap.ok_or(NodeError::NoKeystore)?.ciphertext;
+    let (unwrapped, _) = node.key_service().unwrap(key, ciphertext).await?;
+    node.with_keyring(move |keyring| keyring.rely_on(&key_identifier, &unwrapped)).await?;
+    report(node, before, Vec::new())
 }
 
 struct Before {

@@ -57,6 +57,9 @@ pub struct Proof {
     pub forms: Vec<String>,
     /// Bytes of markers and random data written into the database.
     pub written_bytes: u64,
+    /// How mongod had the markers' table made; it names the encryptor and the database's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation_string: Option<String>,
     /// Files searched.
     pub files: usize,
     /// Bytes searched.
@@ -157,21 +160,31 @@ async fn prove_of(
     if let Err(error) = database.drop_markers().await {
         tracing::warn!("the markers of a proof stay in the database: {}", chain(&error));
     }
-    let written_bytes = written?;
-    Ok(sum_up(&markers, written_bytes, searched?))
+    Ok(sum_up(&markers, written?, searched?))
 }
 
-/// Writes the markers and forces them to disk; gives their size.
-async fn write(database: &Database, markers: &Markers) -> Result<u64, ProveError> {
+/// What was written.
+struct Written {
+    bytes: u64,
+    /// mongod only.
+    creation_string: Option<String>,
+}
+
+/// Writes the markers and forces them to disk.
+async fn write(database: &Database, markers: &Markers) -> Result<Written, ProveError> {
     const COLLECTION: &str = "markers";
     // Left over by a proof that was killed.
     database.drop_markers().await?;
     let documents = markers.documents().map_err(|_| ProveError::Random)?;
-    let size = documents.iter().filter_map(|d| d.to_vec().ok()).map(|d| d.len() as u64).sum();
+    let bytes = documents.iter().filter_map(|d| d.to_vec().ok()).map(|d| d.len() as u64).sum();
     database.insert_markers(COLLECTION, documents).await?;
     database.index_markers(COLLECTION, markers::INDEXED_FIELD).await?;
     database.flush().await?;
-    Ok(size)
+    let creation_string = match database.kind() {
+        EngineKind::Mongod => Some(database.creation_string(COLLECTION).await?),
+        EngineKind::Secantusdb | EngineKind::Wiredtiger => None,
+    };
+    Ok(Written { bytes, creation_string })
 }
 
 async fn search(
@@ -192,7 +205,8 @@ async fn search(
 }
 
 /// Decides what the search comes to.
-fn sum_up(markers: &Markers, written_bytes: u64, found: search::Found) -> Proof {
+fn sum_up(markers: &Markers, written: Written, found: search::Found) -> Proof {
+    let Written { bytes: written_bytes, creation_string } = written;
     let of = |kind| found.files.iter().filter(move |f: &&FileResult| f.kind == kind);
     let blocks = total(of(FileKind::Data));
     let journal = total(of(FileKind::Journal));
@@ -209,6 +223,9 @@ fn sum_up(markers: &Markers, written_bytes: u64, found: search::Found) -> Proof 
         (ProofVerdict::PlaintextFound, text)
     } else if unencrypted > 0 {
         (ProofVerdict::PlaintextFound, format!("{unencrypted} blocks or log records are not encrypted"))
+    } else if creation_string.as_deref().is_some_and(|made| !names_encryptor(made)) {
+        let text = "mongod did not make the markers' table with keyward's encryptor".to_owned();
+        (ProofVerdict::PlaintextFound, text)
     } else if let Some(first) = found.skipped.first() {
         let text = format!(
             "{} could not be searched, first {}: {}",
@@ -239,6 +256,7 @@ fn sum_up(markers: &Markers, written_bytes: u64, found: search::Found) -> Proof 
         markers: markers.count(),
         forms,
         written_bytes,
+        creation_string,
         files: found.files.len(),
         bytes: found.files.iter().map(|f| f.bytes).sum(),
         blocks,
@@ -247,6 +265,15 @@ fn sum_up(markers: &Markers, written_bytes: u64, found: search::Found) -> Proof 
         skipped: found.skipped,
         kept: Vec::new(),
     }
+}
+
+/// Whether the last `encryption` clause (the one that counts) of a table's creation string is the encryptor's.
+fn names_encryptor(creation_string: &str) -> bool {
+    let name = format!("name={}", keyward_encryptor::layout::ENCRYPTOR_NAME);
+    creation_string.rsplit_once("encryption=(").is_some_and(|(_, clause)| {
+        let clause = clause.split(')').next().unwrap_or_default();
+        clause.split(',').any(|part| part.trim() == name) && clause.contains("keyid=")
+    })
 }
 
 fn total<'a>(files: impl Iterator<Item = &'a FileResult>) -> Blocks {
@@ -336,6 +363,20 @@ mod tests {
         fn drop(&mut self) {
             self.child.kill().unwrap();
             self.child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn only_a_table_under_our_encryptor_counts() {
+        for (made, ours) in [
+            ("access_pattern_hint=none,encryption=(keyid=\"00ff\",name=keyward),exclusive=false", true),
+            ("encryption=(name=none),x=1,encryption=(name=keyward,keyid=\"00ff\")", true),
+            ("encryption=(name=keyward,keyid=\"00ff\"),encryption=(name=none)", false),
+            ("encryption=(keyid=,name=),exclusive=false", false),
+            ("access_pattern_hint=none", false),
+            ("encryption=(keyid=\"1\",name=keyward2)", false),
+        ] {
+            assert_eq!(names_encryptor(made), ours, "{made}");
         }
     }
 

@@ -6,7 +6,7 @@ use keyward_keys::{
     CanarySecret, MasterKey,
     keystore::{CanaryWrap, MasterKeyWrap, Provider, SealedKeystore, VerifiedWrap},
 };
-use keyward_kms::{KeyService, KmsError, Severity, highest_severity};
+use keyward_kms::{Facts, KeyService, KmsError, Severity, highest_severity};
 use keyward_model::{Class, Evidence, KeyIdentifier, Timestamp, Weight};
 use zeroize::Zeroizing;
 
@@ -116,6 +116,17 @@ pub(crate) async fn probe(
         });
     }
     gentlest
+}
+
+/// Reads the customer key where there is nothing to unwrap yet: whether it is there and enabled.
+pub(crate) async fn look(service: &dyn KeyService, key: &KeyIdentifier, now: Timestamp) -> Evidence {
+    match service.describe(key).await {
+        Ok(description) => {
+            let class = if description.enabled { Class::Success } else { Class::KeyDisabled };
+            Facts::default().into_evidence(class, key, now)
+        }
+        Err(error) => error.into_evidence(now),
+    }
 }
 
 fn gentler(before: Option<KmsError>, error: KmsError) -> KmsError {

@@ -1,6 +1,6 @@
 //! Kill -9 of the agent at random moments of rotation and rewrap, under a client that writes.
 //!
-//! `KEYWARD_KILLS` says how many times (default 25).
+//! `KEYWARD_KILLS` says how many times (default 200).
 
 mod support;
 
@@ -48,7 +48,7 @@ fn stored(data_path: &Path) -> Result<SealedKeystore> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_at_any_moment_loses_nothing() -> Result<()> {
-    let kills: u32 = std::env::var("KEYWARD_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let kills: u32 = std::env::var("KEYWARD_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let seed = std::env::var("KEYWARD_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| {
         std::time::UNIX_EPOCH.elapsed().map_or(1, |now| u64::from(now.subsec_nanos()) | 1)
     });

@@ -22,8 +22,11 @@ use url::Url;
 use super::{ExportedKeystore, Failure, Line, ProgressLine, progress::Progress};
 use crate::{
     node::{NodeError, NodeHandle},
-    operations,
+    operations, prove, snapshot,
 };
+
+/// How long an ending agent waits for what was begun.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Who connected.
 #[derive(Debug, Clone, Copy)]
@@ -65,11 +68,11 @@ pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: Cancellat
         .route("/v1/status", get(status))
         .route("/v1/start", post(start))
         .route("/v1/stop", post(stop))
-        // .route("/v1/prove", post(prove_node))
+        .route("/v1/prove", post(prove_node))
         .route("/v1/rotate-master-key", post(rotate))
         .route("/v1/rewrap", post(rewrap))
-        // .route("/v1/snapshot", post(snapshot_node))
-        // .route("/v1/restore", post(restore))
+        .route("/v1/snapshot", post(snapshot_node))
+        .route("/v1/restore", post(restore))
         .route("/v1/approve", post(approve))
         .route("/v1/keystore-export", post(export))
         .layer(middleware::from_fn(admit))
@@ -78,22 +81,24 @@ pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: Cancellat
     let serving = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move { stopped.cancelled().await })
         .into_future();
-    // A client that keeps its connection open must not keep the agent.
-    let outcome = tokio::select! {
+    // Neither a client that keeps its connection open nor a long operation may keep the agent: each operation can
+    // be cut off anywhere and repeated.
+    tokio::select! {
         outcome = serving => outcome,
-        () = async { shutdown.cancelled().await; running.close(); running.wait().await } => Ok(()),
-    };
-    running.close();
-    running.wait().await;
-    outcome
+        () = async {
+            shutdown.cancelled().await;
+            running.close();
+            let _ = tokio::time::timeout(LAST_WORDS, running.wait()).await;
+        } => Ok(()),
+    }
 }
 
 /// Lets root and the agent's own user in.
 async fn admit(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
     let own = rustix::process::geteuid().as_raw();
-    match peer.uid {
-        Some(uid) if uid == own || uid == 0 => next.run(request).await,
-        Some(_) | None => {
+    match may_enter(peer.uid, own) {
+        true => next.run(request).await,
+        false => {
             let failure = Failure {
                 code: "NOT_ALLOWED".to_owned(),
                 message: "only root and the agent's own user may use the admin socket".to_owned(),
@@ -103,6 +108,10 @@ async fn admit(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Nex
             (StatusCode::FORBIDDEN, Json(Line::Error(failure))).into_response()
         }
     }
+}
+
+fn may_enter(peer: Option<u32>, own: u32) -> bool {
+    peer.is_some_and(|uid| uid == own || uid == 0)
 }
 
 async fn status(State(app): State<App>) -> Json<NodeStatus> {
@@ -117,9 +126,9 @@ async fn stop(State(app): State<App>) -> Response {
     stream_of(app, |node, _| async move { node.stop().await.map(|()| node.status()) })
 }
 
-// async fn prove_node(State(app): State<App>) -> Response {
-//     stream_of(app, |node, progress| async move { prove::prove(&node, &progress).await })
-// }
+async fn prove_node(State(app): State<App>) -> Response {
+    stream_of(app, |node, progress| async move { prove::prove(&node, &progress).await })
+}
 
 async fn rotate(State(app): State<App>) -> Response {
     stream_of(app, |node, progress| async move { operations::rotate_master_key(&node, &progress).await })
@@ -143,11 +152,11 @@ struct SnapshotBody {
     to: Url,
 }
 
-// async fn snapshot_node(State(app): State<App>, body: Bytes) -> Response {
-//     with_body(app, &body, |node, body: SnapshotBody, progress| async move {
-//         snapshot::create(&node, &body.to, &progress).await
-//     })
-// }
+async fn snapshot_node(State(app): State<App>, body: Bytes) -> Response {
+    with_body(app, &body, |node, body: SnapshotBody, progress| async move {
+        snapshot::create(&node, &body.to, &progress).await
+    })
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,11 +164,11 @@ struct RestoreBody {
     from: Url,
 }
 
-// async fn restore(State(app): State<App>, body: Bytes) -> Response {
-//     with_body(app, &body, |node, body: RestoreBody, progress| async move {
-//         snapshot::restore(&node, &body.from, &progress).await
-//     })
-// }
+async fn restore(State(app): State<App>, body: Bytes) -> Response {
+    with_body(app, &body, |node, body: RestoreBody, progress| async move {
+        snapshot::restore(&node, &body.from, &progress).await
+    })
+}
 
 async fn approve(State(app): State<App>) -> Response {
     stream_of(app, |node, _| async move { node.approve().await.map(|()| node.status()) })
@@ -239,5 +248,16 @@ fn internal(message: String) -> Failure {
         message,
         hint: "see the agent's log and report it".to_owned(),
         exit: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_enter;
+
+    #[test]
+    fn root_and_the_agents_user_may_enter() {
+        assert!(may_enter(Some(0), 1000) && may_enter(Some(1000), 1000));
+        assert!(!may_enter(Some(1001), 1000) && !may_enter(Some(1000), 0) && !may_enter(None, 0));
     }
 }

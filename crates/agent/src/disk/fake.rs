@@ -102,6 +102,11 @@ impl FakeDisk {
         self.state().pending.len()
     }
 
+    /// Whether the unsynced name change of that number is a rename.
+    pub(crate) fn renames_at(&self, index: usize) -> bool {
+        matches!(self.state().pending.get(index), Some(NameChange::Rename(..)))
+    }
+
     /// From now on files may take `bytes` in all.
     pub(crate) fn set_space(&self, bytes: Option<usize>) {
         self.state().space = bytes;

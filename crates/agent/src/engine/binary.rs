@@ -267,6 +267,31 @@ mod tests {
         }
     }
 
+    /// A program that does what `script` says.
+    fn program(dir: &Path, script: &str) -> EngineConfig {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.join("mongod");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        EngineConfig { program: path, ..EngineConfig::for_test(EngineKind::Mongod) }
+    }
+
+    #[test]
+    fn the_program_itself_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let says = |text: &str| format!("[ \"$1\" = --version ] || exit 9\ncat <<'END'\n{text}END");
+        let good = program(dir.path(), &says(&modern("8.0.4", "", "")));
+        assert_eq!(identify(&good).unwrap().layout, "mongodb-8.0");
+        let named = EngineConfig { layout: Some("mongodb-7.0".into()), ..good };
+        assert_eq!(identify(&named).unwrap().layout, "mongodb-7.0");
+        let wrong = EngineConfig { layout: Some("mongodb-0".into()), ..named };
+        assert!(identify(&wrong).unwrap_err().hint().contains("secantusdb-11.2"));
+        let failing = program(dir.path(), "exit 3");
+        assert!(matches!(identify(&failing), Err(EngineError::Program { .. })));
+        let missing = EngineConfig { program: dir.path().join("none"), ..failing };
+        assert!(matches!(identify(&missing), Err(EngineError::Spawn { .. })));
+    }
+
     #[test]
     fn the_older_form_without_json_is_read() {
         let output =

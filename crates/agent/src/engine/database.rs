@@ -149,6 +149,16 @@ impl Database {
         self.run(PROOF_DATABASE, "createIndexes", command).await.map(drop)
     }
 
+    /// How WiredTiger was asked to make the table of `collection` of the proof's database; mongod only.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub async fn creation_string(&self, collection: &str) -> Result<String, DatabaseError> {
+        let stats = self.run(PROOF_DATABASE, "collStats", doc! { "collStats": collection }).await?;
+        let text = stats.get_document("wiredTiger").ok().and_then(|wt| wt.get_str("creationString").ok());
+        Ok(text.unwrap_or_default().to_owned())
+    }
+
     /// Removes the proof's database.
     ///
     /// # Errors

@@ -52,10 +52,8 @@ impl Node {
 }
 
 fn file_error(error: KeyringError) -> KeystoreFileError {
-    match error {
-        KeyringError::File(error) => error,
-        other => panic!("expected an error of the file, got {other:?}"),
-    }
+    let KeyringError::File(error) = error else { panic!("expected an error of the file, got {error:?}") };
+    error
 }
 
 #[test]
@@ -122,10 +120,8 @@ fn a_replayed_keystore_is_refused() {
     let wrap = node.vault.verified("1", &new);
     ring.rotate(new, wrap, NOW).unwrap();
     node.put(&old);
-    match file_error(node.refusal()) {
-        KeystoreFileError::Replayed { found, seen, .. } => assert!(found < seen),
-        other => panic!("{other:?}"),
-    }
+    let error = file_error(node.refusal());
+    assert!(matches!(error, KeystoreFileError::Replayed { found, seen, .. } if found < seen), "{error:?}");
     // Nor does an operator's approval bring it back: that would be the attack.
     assert!(keyring(&node.disk).approve().is_err());
 }

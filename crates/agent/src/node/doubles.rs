@@ -20,10 +20,13 @@ use zeroize::Zeroizing;
 
 use crate::engine::{Engine, EngineError, EngineProcess, EngineRecord, Exit, Launch};
 
+/// Under which key something was wrapped, and what.
+type Wrapped = (KeyIdentifier, Vec<u8>);
+
 /// A vault with one switch.
 #[derive(Debug, Default)]
 pub(crate) struct TableService {
-    wrapped: Mutex<BTreeMap<Vec<u8>, (KeyIdentifier, Vec<u8>)>>,
+    wrapped: Mutex<BTreeMap<Vec<u8>, Wrapped>>,
     /// What every call answers; `None` works.
     answer: Mutex<Option<Class>>,
     /// Calls that may still succeed.

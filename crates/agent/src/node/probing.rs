@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward_model::Verdict;
+use keyward_model::{NodeState, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeHandle, chain, in_use};
@@ -27,7 +27,7 @@ pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
 async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
     ping(node).await;
     // Asking for the master key is a probe of its own.
-    if node.shared().unlocking || node.shared().state == keyward_model::NodeState::WaitingForCustomerKey {
+    if node.shared().unlocking || node.shared().state == NodeState::WaitingForCustomerKey {
         return;
     }
     node.probe().await;
@@ -57,8 +57,15 @@ fn interval(node: &NodeHandle) -> Duration {
 impl NodeHandle {
     /// Probes the customer key once, now.
     pub(crate) async fn probe(&self) {
-        let Some(view) = self.0.keyring.view() else { return };
-        let evidence = wrap::probe(&*self.0.service, &view.wraps, view.primary.as_deref()).await;
+        let evidence = match self.0.keyring.view() {
+            Some(view) => wrap::probe(&*self.0.service, &view.wraps, view.primary.as_deref()).await,
+            // A new node that was refused has no canary yet.
+            None if self.shared().state == NodeState::StoppedRevoked => {
+                let key = &self.0.config.customer_key.key_identifier;
+                Some(wrap::look(&*self.0.service, key, self.0.clock.now()).await)
+            }
+            None => None,
+        };
         if let Some(evidence) = evidence {
             self.note_evidence(evidence);
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use keyward_keys::KeyId;
 use keyward_model::{
     Verdict,
-    lifecycle::{Effect, EnginePhase, Event, Keys, Lifecycle, Wanted},
+    lifecycle::{Effect, EnginePhase, Event, Keys, Lifecycle, SpawnFailure, Wanted},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,8 @@ pub struct Shell {
 impl Shell {
     pub(super) fn new(node: NodeHandle, posted: mpsc::UnboundedReceiver<Posted>) -> Result<Self, NodeError> {
         let config = node.config();
-        let waits_for_restore = config.initial == Initial::Restore && node.0.memory.claim()?.is_none();
+        let never_had_one = node.0.memory.claim()?.is_none_or(|claim| claim.seen_generation == 0);
+        let waits_for_restore = config.initial == Initial::Restore && never_had_one;
         let (wanted, reason) = match node.0.memory.wanted()? {
             Some(wanted) => (wanted, "the operator stopped it"),
             None if waits_for_restore => (Wanted::Stopped, "waiting for `keyward node restore`"),
@@ -45,6 +46,10 @@ impl Shell {
 
     /// Decides until `shutdown`. The engine runs on afterwards; the keys are wiped.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // For status and probes; what is wrong with it is said when it is needed.
+        if let Err(error) = unlock::load(&self.node).await {
+            tracing::warn!("{}", chain(&error));
+        }
         let first = self.find_engine().await;
         self.take_in(first);
         let probing = tokio::spawn(super::probing::run(self.node.clone(), shutdown.clone()));
@@ -134,6 +139,7 @@ impl Shell {
         }
         shared.reason = reason;
         shared.engine_gone = matches!(self.lifecycle.engine(), EnginePhase::Down) && shared.process.is_none();
+        shared.engine_up = matches!(self.lifecycle.engine(), EnginePhase::Up { .. });
         shared.unlocking = matches!(self.lifecycle.keys(), Keys::Unlocking { .. });
         let remember = match self.lifecycle.revoked() {
             Some(class) => {
@@ -177,7 +183,7 @@ impl Shell {
                             node.post(Event::Spawned(Ok(())));
                             watch(node, process);
                         }
-                        Err(text) => node.post(Event::Spawned(Err(text))),
+                        Err(failure) => node.post(Event::Spawned(Err(failure))),
                     }
                 });
             }
@@ -192,38 +198,39 @@ impl Shell {
     }
 }
 
-async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, String> {
+async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure> {
+    let again = |text: String| SpawnFailure { text, again: true };
     let refusals: Vec<String> = preflight::at_start(node.config())
         .into_iter()
         .filter(|finding| finding.refuse)
         .map(|finding| format!("{} (hint: {})", finding.text, finding.hint))
         .collect();
     if !refusals.is_empty() {
-        return Err(refusals.join("; "));
+        return Err(SpawnFailure { text: refusals.join("; "), again: false });
     }
     if let Some(foreign) = node.0.engine.foreign(None).await {
-        return Err(format!("{foreign}; stop it, or give this node a port and data path of its own"));
+        let todo = "stop it, or give this node a port and data path of its own";
+        return Err(again(format!("{foreign}; {todo}")));
     }
-    let view = node.0.keyring.view().ok_or("the keystore is not loaded")?;
+    let view = node.0.keyring.view().ok_or_else(|| again("the keystore is not loaded".to_owned()))?;
     let now = node.0.clock.now();
-    node.with_keyring(move |keyring| keyring.retire_journal(now)).await.map_err(|error| told(&error))?;
+    let retired = node.with_keyring(move |keyring| keyring.retire_journal(now)).await;
+    retired.map_err(|error| again(told(&error)))?;
     let launch = Launch { socket: key_socket(node.config()), system_key_id: view.system_key_id };
     let process = node
         .0
         .engine
         .spawn(&launch)
         .await
-        .map_err(|error| format!("{} (hint: {})", chain(&error), error.hint()))?;
+        .map_err(|error| again(format!("{} (hint: {})", chain(&error), error.hint())))?;
     let process: Arc<dyn EngineProcess> = Arc::from(process);
     remember(node, &process, false);
     Ok(process)
 }
 
 async fn stop(node: NodeHandle) {
-    let Some(process) = node.engine() else {
-        node.post(Event::EngineEnded { text: "it was gone already".to_owned() });
-        return;
-    };
+    // Without a process its end has been reported already.
+    let Some(process) = node.engine() else { return };
     while let Err(error) = process.stop(node.config().engine.stop_grace).await {
         let text = format!("the engine cannot be stopped: {}", chain(&error));
         node.set_note("stop", Some(text));
@@ -245,17 +252,19 @@ fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
 
 fn remember(node: &NodeHandle, process: &Arc<dyn EngineProcess>, hello_seen: bool) {
     let record = process.record();
-    {
-        let mut shared = node.shared();
-        shared.engine_version = record.version.clone();
-        shared.process = Some(Arc::clone(process));
-        shared.engine_gone = false;
-    }
-    node.touch();
+    let version = record.version.clone();
+    // Before anybody may say hello: that is remembered in the same file.
     if let Err(error) = node.0.memory.set_engine(Some(&StartedEngine { record, hello_seen })) {
         // An agent that comes after us still finds the process by its socket.
         tracing::warn!("the engine could not be remembered: {}", chain(&error));
     }
+    {
+        let mut shared = node.shared();
+        shared.engine_version = version;
+        shared.process = Some(Arc::clone(process));
+        shared.engine_gone = false;
+    }
+    node.touch();
 }
 
 fn forget(node: &NodeHandle) {

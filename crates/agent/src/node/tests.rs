@@ -276,12 +276,7 @@ async fn a_new_node_is_refused_with_the_reason_or_waits_out_an_outage() {
         if state == NodeState::Failed {
             agent.node.start().await.unwrap();
         }
-        if state != NodeState::StoppedRevoked {
-            agent.until_state(NodeState::Running).await;
-        } else {
-            // Nothing can be probed yet: the operator's start asks again.
-            agent.node.start().await.unwrap();
-        }
+        agent.until_state(NodeState::Running).await;
         agent.end().await;
     }
 }

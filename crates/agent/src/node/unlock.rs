@@ -25,7 +25,7 @@ pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
 }
 
 /// The id of a node that has no keystore yet; `None` when the keystore was loaded.
-async fn load(node: &NodeHandle) -> Result<Option<NodeId>, NodeError> {
+pub(super) async fn load(node: &NodeHandle) -> Result<Option<NodeId>, NodeError> {
     let engine = node.0.engine.clone();
     let has_data = tokio::task::spawn_blocking(move || engine.has_data()).await;
     let has_data = has_data.map_err(|_| NodeError::TaskDied)??;
@@ -44,7 +44,7 @@ async fn open(node: &NodeHandle) -> Result<(), NodeError> {
 }
 
 async fn create(node: &NodeHandle, node_id: NodeId) -> Result<(), NodeError> {
-    if node.config().initial == Initial::Restore && node.0.memory.wanted()?.is_none() {
+    if node.config().initial == Initial::Restore {
         return Err(NodeError::NoKeystore);
     }
     let key = node.config().customer_key.key_identifier.clone();

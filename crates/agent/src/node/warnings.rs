@@ -7,6 +7,8 @@ use super::{Inner, Shared, View, in_use};
 
 /// Days before the end of a customer key or a client secret at which the words change.
 const STEPS_DAYS: [i64; 5] = [1, 7, 14, 30, 60];
+/// Master keys rotate at least this often.
+const MASTER_KEY_DAYS: i64 = 90;
 /// A token older than this says little about the application now.
 const OLD_TOKEN_S: u64 = 3_600;
 
@@ -43,6 +45,10 @@ pub(super) fn all(node: &Inner, shared: &Shared, view: Option<&View>) -> Vec<Str
         }
     }
     if let Some(view) = view {
+        let days = (now.0.as_second() - view.master_key.created_at.0.as_second()).div_euclid(86_400);
+        if days >= MASTER_KEY_DAYS {
+            out.push(format!("the master key is {days} days old: keyward node rotate-master-key"));
+        }
         if view.wraps.len() > 1 {
             out.push("a rewrap has not been finished: repeat it".to_owned());
         }

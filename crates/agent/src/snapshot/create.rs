@@ -2,7 +2,7 @@
 //!
 //! The keystore comes after the data, so that it knows every key that the data is under.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
@@ -98,8 +98,9 @@ async fn copy_files(node: &NodeHandle, progress: &Progress) -> Result<Copied, Sn
         }
         (EngineKind::Mongod, Some(_)) => {
             let staging = Staging::make(staging_path)?;
-            if files::can_reflink(&data_path, staging.path()) {
-                locked_reflink(&database, node, &staging).await?;
+            if files::can_reflink(&data_path, staging.path())
+                && locked_reflink(&database, node, &staging).await?
+            {
                 (staging, Method::FsyncLockReflink)
             } else {
                 (stopped_copy(node, staging, progress).await?, Method::StopCopyStart)
@@ -125,6 +126,7 @@ async fn archive(database: &Database, staging: &Staging, user: Option<&str>) -> 
     if let Some(user) = user {
         let (uid, gid) = crate::engine::user_ids(user).map_err(SnapshotError::Engine)?;
         std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid))
+            .and_then(|()| fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o711)))
             .map_err(|source| SnapshotError::File { path: folder.path().to_owned(), source })?;
     }
     let file = folder.path().join("backup.tar.gz");
@@ -140,15 +142,22 @@ async fn archive(database: &Database, staging: &Staging, user: Option<&str>) -> 
 }
 
 /// Reflinks while all writes are held. The lock is remembered in `state_dir`, so that an agent that dies in between
-/// cannot leave the database locked for good.
+/// cannot leave the database locked for good. `false`: the database does not let itself be locked.
 async fn locked_reflink(
     database: &Database,
     node: &NodeHandle,
     staging: &Staging,
-) -> Result<(), SnapshotError> {
+) -> Result<bool, SnapshotError> {
     let mark = crate::engine::lock_mark(node.config());
-    fs::write(&mark, "fsyncLock\n").map_err(|source| SnapshotError::File { path: mark.clone(), source })?;
-    database.lock().await.map_err(SnapshotError::Database)?;
+    let failed = |source| SnapshotError::File { path: mark.clone(), source };
+    fs::write(&mark, "fsyncLock\n").map_err(failed)?;
+    if let Err(error) = database.lock().await {
+        tracing::warn!("mongod does not lock its writes, so it is stopped for the copy: {}", chain(&error));
+        // Should the lock have come about all the same, this ends it.
+        let _ = database.unlock().await;
+        fs::remove_file(&mark).map_err(failed)?;
+        return Ok(false);
+    }
     let from = node.config().data_path.clone();
     let to = staging.path().to_owned();
     let copied = blocking(move || {
@@ -157,8 +166,8 @@ async fn locked_reflink(
     })
     .await;
     database.unlock().await.map_err(SnapshotError::Database)?;
-    fs::remove_file(&mark).map_err(|source| SnapshotError::File { path: mark, source })?;
-    copied
+    fs::remove_file(&mark).map_err(failed)?;
+    copied.map(|()| true)
 }
 
 /// Copies while the engine is stopped; it is started again before anything is sent.

@@ -97,9 +97,9 @@ impl Store {
             sent.map_err(|e| self.failed(e))?;
             progress(read as u64);
         }
-        to.shutdown()
-            .await
-            .map_err(|e| self.failed(object_store::Error::Generic { store: "upload", source: Box::new(e) }))?;
+        to.shutdown().await.map_err(|e| {
+            self.failed(object_store::Error::Generic { store: "upload", source: Box::new(e) })
+        })?;
         Ok(FileEntry { path: String::new(), size, sha256: HEXLOWER.encode(hash.finish().as_ref()) })
     }
 
