@@ -60,6 +60,7 @@ fn report(load: Load, none: Option<Outcome>, keyward: Option<Outcome>, sodium: O
     let (Some(none), Some(keyward)) = (none, keyward) else { return };
     // What the raw cipher would cost for the bytes that this run moved.
     let raw = raw_cipher::measure();
+    println!("measure wtperf/{load_name}/raw-cipher/open {:.2} GB/s", 1e-3 / raw.open_us_per_byte);
     let explained = none.cpu_us_per_operation
         + keyward.bytes_read_per_operation * raw.open_us_per_byte
         + keyward.bytes_written_per_operation * raw.seal_us_per_byte;

@@ -1,9 +1,10 @@
 //! What AES-256-GCM costs on this machine, in place, at the page size that the read load moves.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustix::time::{ClockId, clock_gettime};
 
 const PAGE_BYTES: usize = 32 << 10;
 const TIME: Duration = Duration::from_millis(500);
@@ -18,8 +19,8 @@ pub(crate) fn measure() -> RawCipher {
     let nonce = || Nonce::assume_unique_for_key([9; 12]);
     let mut page = vec![0_u8; PAGE_BYTES];
     let seal_us_per_byte = per_byte(|| {
-        black_box(key.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut page))
-            .expect("a page can be sealed");
+        let tag = key.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut page);
+        black_box(tag.is_ok());
     });
     let plain = vec![1_u8; PAGE_BYTES];
     let mut sealed = plain.clone();
@@ -35,14 +36,20 @@ pub(crate) fn measure() -> RawCipher {
     RawCipher { seal_us_per_byte, open_us_per_byte }
 }
 
+/// Microseconds of this thread's processor time for a byte: what else runs on the machine does not count.
 fn per_byte(mut page: impl FnMut()) -> f64 {
-    let begun = Instant::now();
+    let begun = cpu_time();
     let mut pages = 0_u32;
-    while begun.elapsed() < TIME {
+    while cpu_time().saturating_sub(begun) < TIME {
         for _ in 0..64 {
             page();
         }
         pages += 64;
     }
-    begun.elapsed().as_secs_f64() * 1e6 / (f64::from(pages) * PAGE_BYTES as f64)
+    cpu_time().saturating_sub(begun).as_secs_f64() * 1e6 / (f64::from(pages) * PAGE_BYTES as f64)
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -9,8 +9,9 @@ use procfs::process::Process;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// About 300 MiB of table, twenty times the cache.
-const ITEMS: u32 = 2_000_000;
+/// About 300 MB of table, twenty times the cache, in values of a small document's size.
+const ITEMS: u32 = 300_000;
+const VALUE_BYTES: u32 = 1_000;
 const CACHE: &str = "16MB";
 const READ_S: u32 = 20;
 
@@ -29,13 +30,10 @@ impl Load {
     }
 
     fn options(self) -> String {
+        let table = format!("icount={ITEMS},value_sz={VALUE_BYTES},random_value=true");
         match self {
-            Self::Insert => {
-                format!("create=true,icount={ITEMS},populate_threads=2,run_time=0,random_value=true")
-            }
-            Self::Read => {
-                format!("create=false,icount={ITEMS},run_time={READ_S},threads=((count=4,reads=1))")
-            }
+            Self::Insert => format!("create=true,{table},populate_threads=2,run_time=0"),
+            Self::Read => format!("create=false,{table},run_time={READ_S},threads=((count=4,reads=1))"),
         }
     }
 }

@@ -3,13 +3,18 @@
 use std::fs;
 
 use anyhow::Context;
-use keyward_testkit::{project_root, python, wiredtiger};
+use keyward_testkit::{node, python, target_dir, wiredtiger};
 
 use crate::step::{Steps, cargo, has_subcommand, succeed};
 
 pub(crate) fn run(steps: &mut Steps) {
     steps.run("SecantusDB from its wheel", || python::secantusdb().map(drop));
-    steps.run("official Azure clients", || python::azure().map(drop));
+    steps.run("official Azure clients for Python", || python::azure().map(drop));
+    let mut without_node = None;
+    steps.run("official Azure clients for Node.js", || node::azure().map(|found| without_node = found.err()));
+    if let Some(reason) = without_node {
+        steps.note(format!("no Azure clients for Node.js: {reason}; their tests are skipped"));
+    }
     steps.run("WiredTiger 11.3.1 from its source distribution", || wiredtiger::v11_3_1().map(drop));
     if let Err(reason) = wiredtiger::v3_2_1() {
         steps.note(format!("no WiredTiger 3.2.1: {reason}; its tests are skipped"));
@@ -19,11 +24,7 @@ pub(crate) fn run(steps: &mut Steps) {
     if !steps.run("build", || succeed(&mut cargo(&["build", "--workspace", "--locked"]))) {
         return;
     }
-    let skips = project_root().join("target/skipped-tests.txt");
-    let fresh = || {
-        fs::create_dir_all(project_root().join("target"))?;
-        fs::write(&skips, "").context("cannot start the list of skipped tests")
-    };
+    let skips = target_dir().join("skipped-tests.txt");
     let nextest = has_subcommand("nextest");
     let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test", "--tests", "--bins", "--lib"] };
     let build: Vec<&str> = [runner, &["--workspace", "--locked", "--no-run"]].concat();
@@ -32,7 +33,7 @@ pub(crate) fn run(steps: &mut Steps) {
     }
     let run: Vec<&str> = [runner, &["--workspace", "--locked", "--no-fail-fast"]].concat();
     steps.run("tests", || {
-        fresh()?;
+        fs::write(&skips, "").context("cannot start the list of skipped tests")?;
         succeed(cargo(&run).env("KEYWARD_SKIP_LIST", &skips))
     });
     steps.run("documentation tests", || {

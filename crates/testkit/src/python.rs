@@ -93,7 +93,7 @@ fn version_of(python: &OsString) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| {
-            format!("cannot start {python:?}; hint: install Python 3.10 or newer, or set KEYWARD_PYTHON")
+            format!("cannot start {python:?}; hint: install Python 3.10 to 3.13, or set KEYWARD_PYTHON")
         })?;
     if !output.status.success() {
         bail!("{python:?} does not work: {}", String::from_utf8_lossy(&output.stderr));
