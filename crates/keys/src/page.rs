@@ -133,6 +133,8 @@ impl PageCipher {
     ///
     /// When it fails, what it wrote to `out` is wiped.
     pub fn open(&self, sealed: &[u8], out: &mut [u8]) -> Result<usize, PageError> {
+        // With many prefixes in use the key is far away too; the page comes meanwhile.
+        prefetch(&sealed[..sealed.len().min(AHEAD_BYTES)]);
         let page = SealedPage::parse(sealed)?;
         if page.key_id != self.id {
             return Err(PageError::OtherKey { found: page.key_id, expected: self.id });
@@ -141,9 +143,7 @@ impl PageCipher {
         let out = out.get_mut(..need).ok_or(PageError::OutputTooSmall { need, have })?;
         let opened = match self.known.get(page.prefix) {
             Some(key) => {
-                // Both are likely to be far away when many prefixes are in use; waiting once for both is enough.
                 key.prefetch();
-                prefetch(&page.ciphertext[..page.ciphertext.len().min(AHEAD_BYTES)]);
                 page.open(key, out)
             }
             None => self.open_first(&page, out)?,
@@ -199,7 +199,7 @@ pub fn key_id_of(sealed: &[u8]) -> Result<KeyId, PageError> {
 /// After so many pages a new prefix, and with it a new AES key, is drawn: GCM bounds what one key may seal.
 const PAGES_PER_PREFIX: u64 = 1 << 32;
 
-/// How much of a page is asked for while its key is on its way; the processor's own prefetcher goes on from there.
+/// How much of a page is asked for at once; the processor's own prefetcher goes on from there.
 const AHEAD_BYTES: usize = 1024;
 
 const AAD_BYTES: usize = 17;

@@ -9,13 +9,13 @@ const ROUNDS: usize = 301;
 const UNDISTURBED: usize = ROUNDS / 10;
 
 /// One side of a comparison: `prepare` is not timed, `run` is.
-pub trait Side {
+pub(crate) trait Side {
     fn prepare(&mut self) {}
     fn run(&mut self);
 }
 
 /// Prints `ratio NAME VALUE at-least LIMIT`, where VALUE is how fast `ours` is compared with `reference` (1 = as fast).
-pub fn report(name: &str, at_least: f64, reference: &mut dyn Side, ours: &mut dyn Side) {
+pub(crate) fn report(name: &str, at_least: f64, reference: &mut dyn Side, ours: &mut dyn Side) {
     let (mut theirs, mut own) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         // Who goes first changes from round to round.
