@@ -360,8 +360,9 @@ impl Engine for LocalEngine {
 
     async fn spawn(&self, launch: &Launch) -> Result<Box<dyn EngineProcess>, EngineError> {
         let (engine, launch) = (self.clone(), launch.clone());
-        let invocation =
-            tokio::task::spawn_blocking(move || engine.prepare(&launch)).await.map_err(|_| EngineError::Ended)??;
+        let invocation = tokio::task::spawn_blocking(move || engine.prepare(&launch))
+            .await
+            .map_err(|_| EngineError::Ended)??;
         Ok(self.process(Handle::spawn(&invocation, &self.binary.version)?))
     }
 

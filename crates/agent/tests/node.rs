@@ -247,3 +247,21 @@ async fn a_probe_is_one_call_to_the_vault() -> Result<()> {
     assert!(calls.abs_diff(probed) <= 2, "{probed} probes, {calls} calls: {log:#?}");
     agent.stop_all().await
 }
+
+/// Counted from the vault's log: keyward adds exactly one unwrap to a start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_is_one_unwrap_in_the_vaults_log() -> Result<()> {
+    let world = World::new().await?;
+    let (_, mut config) = world.config("n")?;
+    config.verdict.probe_interval = std::time::Duration::from_secs(300);
+    let agent = Agent::start(config.clone()).await?;
+    until_state(&agent.client, NodeState::Running).await?;
+    agent.stop_all().await?;
+    let before = world.vault.admin.log(0).await?.len();
+    let agent = Agent::start(config).await?;
+    agent.client.run(&Request::Start, |_| {}).await?;
+    let log = world.vault.admin.log(before).await?;
+    let unwraps = log.iter().filter(|entry| entry.operation.to_string().contains("Unwrap")).count();
+    assert_eq!(unwraps, 1, "{log:#?}");
+    agent.stop_all().await
+}

@@ -295,9 +295,18 @@ async fn an_engine_under_its_own_user_cannot_read_the_keystore() -> Result<()> {
     }
     let world = World::new().await?;
     fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o711))?;
+    let Some(python) = python_for_others(&world)? else {
+        keyward_testkit::report_skip("no Python that has SecantusDB can be run by another user");
+        return Ok(());
+    };
+    let for_nobody = |path: &std::path::Path| -> Result<()> {
+        let text = fs::read_to_string(path)?
+            .replace(&keyward_testkit::python::secantusdb()?.display().to_string(), &python.display().to_string())
+            .replacen("[engine]\n", "[engine]\nuser = \"65534:65534\"\n", 1);
+        Ok(fs::write(path, text)?)
+    };
     let (path, _) = world.config("n")?;
-    let text = fs::read_to_string(&path)?.replacen("[engine]\n", "[engine]\nuser = \"65534:65534\"\n", 1);
-    fs::write(&path, text)?;
+    for_nobody(&path)?;
     let agent = Agent::start(Config::load(&path)?).await?;
     let status = until_state(&agent.client, NodeState::Running).await?;
     let pid = status.engine.context("an engine")?.pid;
@@ -318,8 +327,7 @@ async fn an_engine_under_its_own_user_cannot_read_the_keystore() -> Result<()> {
     // Restored files belong to the engine's user as well.
     let other = restoring(&world, "other")?;
     let path = world.path("other.toml");
-    let text = fs::read_to_string(&path)?.replacen("[engine]\n", "[engine]\nuser = \"65534:65534\"\n", 1);
-    fs::write(&path, text)?;
+    for_nobody(&path)?;
     let second = Agent::start(Config::load(&path)?).await?;
     until_state(&second.client, NodeState::Stopped).await?;
     let _: Restored = run(&second, Request::Restore { from: url_of(&world.path("s")) }).await?;
@@ -367,6 +375,35 @@ async fn metrics_are_served_on_loopback() -> Result<()> {
     assert!(answer.contains("keyward_probes_total{class=\"success\"}"), "{answer}");
     assert!(!answer.contains("/keys/"), "{answer}");
     agent.stop_all().await
+}
+
+/// A Python with SecantusDB that user 65534 may run: the usual one, or the system's with the usual one's packages.
+fn python_for_others(world: &World) -> Result<Option<PathBuf>> {
+    use std::os::unix::process::CommandExt as _;
+    let usual = keyward_testkit::python::secantusdb()?;
+    let packages = usual.with_file_name("../lib");
+    let packages = walkdir::WalkDir::new(packages)
+        .max_depth(2)
+        .into_iter()
+        .flatten()
+        .find(|entry| entry.file_name() == "site-packages")
+        .context("the environment has packages")?;
+    let systems = world.path("python");
+    let script = format!("#!/bin/sh\nPYTHONPATH={} exec /usr/bin/python3 \"$@\"\n", packages.path().display());
+    fs::write(&systems, script)?;
+    fs::set_permissions(&systems, fs::Permissions::from_mode(0o755))?;
+    let works = |python: &PathBuf| {
+        let asked = std::process::Command::new(python)
+            .args(["-c", "import secantus.server, importlib.metadata as m; m.version('SecantusDB')"])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .current_dir("/")
+            .uid(65534)
+            .gid(65534)
+            .stderr(std::process::Stdio::null())
+            .status();
+        asked.is_ok_and(|status| status.success())
+    };
+    Ok([usual, systems].into_iter().find(works))
 }
 
 fn copy_folder(from: &std::path::Path, to: &PathBuf) -> Result<()> {

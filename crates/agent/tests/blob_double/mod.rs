@@ -1,4 +1,5 @@
-//! As much of Azure Blob Storage as a snapshot uses, in memory: put, put block, put block list, get, delete, list.
+//! As much of Azure Blob Storage as a snapshot uses, in memory: put, put block, put block list, get, delete (alone or
+//! in a batch), list.
 //! Follows the Blob service REST reference; signatures are not checked.
 
 use std::{
@@ -123,6 +124,9 @@ async fn answer(
         }
         return (StatusCode::CREATED, [(header::ETAG, "\"1\"")]).into_response();
     }
+    if ask("comp") == Some("batch") {
+        return delete_all(&mut content, &String::from_utf8_lossy(&body));
+    }
     if ask("comp") == Some("list") {
         let prefix = format!("{}/{}", name.trim_end_matches('/'), ask("prefix").unwrap_or_default());
         let blobs: String = content
@@ -161,6 +165,23 @@ async fn answer(
             (headers, bytes).into_response()
         }
     }
+}
+
+/// A batch: one `DELETE` per part, answered in the same order.
+fn delete_all(content: &mut Content, batch: &str) -> Response {
+    let mut parts = String::new();
+    let paths = batch.lines().filter_map(|line| line.strip_prefix("DELETE /")?.split(' ').next());
+    for (id, path) in paths.enumerate() {
+        let before = content.blobs.len();
+        content.blobs.retain(|(blob, _)| blob != path);
+        let status = if content.blobs.len() < before { "202 Accepted" } else { "404 Not Found" };
+        parts.push_str(&format!(
+            "--answer\r\nContent-Type: application/http\r\nContent-ID: {id}\r\n\r\nHTTP/1.1 {status}\r\n\
+             x-ms-version: 2018-11-09\r\n\r\n\r\n"
+        ));
+    }
+    parts.push_str("--answer--\r\n");
+    (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "multipart/mixed; boundary=answer")], parts).into_response()
 }
 
 fn put(content: &mut Content, name: String, bytes: Bytes) {
