@@ -65,8 +65,9 @@ pub struct Ready {
     args: Vec<std::ffi::OsString>,
 }
 
-/// How mongod opens its data path.
-pub const OPEN: &str = "create,config_base=false,cache_size=64MB,session_max=200,log=(enabled=true,path=journal),checkpoint=(wait=0)";
+/// How mongod opens its data path, but for sizes: its journal files of 100 MB would be copied hundreds of times.
+pub const OPEN: &str = "create,config_base=false,cache_size=64MB,session_max=200,\
+    log=(enabled=true,path=journal,file_max=2MB,prealloc=false),checkpoint=(wait=0)";
 
 /// How the tests create tables.
 pub const TABLE: &str = "key_format=Q,value_format=u";
