@@ -15,17 +15,17 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "keyward",
     version,
-    propagate_version = true,
     disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100,
     after_help = "\
 Examples:
-  keyward dev                            a vault and three encrypted nodes on this machine
-  keyward dev --check                    the tour: shows and checks what keyward does
-  keyward vault key disable customer-key    take the key away
-  keyward node status --node node-0      what one node says of itself
+  keyward dev                                a vault and three encrypted nodes on this machine
+  keyward dev --check                        the tour: shows and checks what keyward does
+  keyward vault key disable customer-key     take the key away
+  keyward vault key enable customer-key      give it back
+  keyward node status --node node-0          what one node says of itself
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused because the customer key is revoked,
 4 the customer key is unavailable.

@@ -73,7 +73,8 @@ pub(crate) async fn run(arguments: DevArguments) -> Result<(), Failure> {
     }
     watched?;
     match troubles.is_empty() {
-        true => output.line(&Event::notice("stopped; the same command starts again on the same data"), Event::line),
+        true => output
+            .line(&Event::notice("stopped; the same command starts again on the same data"), Event::line),
         false => Err(Failure::new("not everything stopped cleanly", "see the messages above")),
     }
 }
@@ -96,7 +97,8 @@ async fn watch_all(
     let (sender, mut told) = mpsc::unbounded_channel::<What>();
     let mut screen = if show_board { Some(screen::Screen::open()?) } else { None };
     let mut before: Option<View> = None;
-    let mut replica_set = matches!(site.database, Database::Mongod { .. }).then(|| site.members().cloned().collect());
+    let mut replica_set =
+        matches!(site.database, Database::Mongod { .. }).then(|| site.members().cloned().collect());
     let names: Vec<String> = site.nodes.iter().map(|node| node.name.clone()).collect();
     let mut restart_at = Instant::now();
     while !shutdown.is_cancelled() {

@@ -41,6 +41,11 @@ impl Failure {
         Self { exit: USAGE, ..Self::new(message, hint) }
     }
 
+    /// Nobody reads stdout any more: the command ends, and has nothing to say of it.
+    pub(crate) fn reader_gone() -> Self {
+        Self { exit: DONE, ..Self::new(String::new(), String::new()) }
+    }
+
     /// Adds `source` and what is beneath it as the reason.
     pub(crate) fn because(mut self, source: &(dyn Error + 'static)) -> Self {
         let mut next = Some(source);
@@ -62,6 +67,9 @@ impl Failure {
 
     /// Writes it to stderr.
     pub(crate) fn report(&self) {
+        if self.exit == DONE {
+            return;
+        }
         let mut err = anstream::stderr().lock();
         let _ = self.write(&mut err);
     }
@@ -80,6 +88,12 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        let gone = Failure::reader_gone();
+        assert_eq!((gone.exit, gone.message.as_str()), (DONE, ""));
+    }
 
     #[test]
     fn a_failure_reads_as_message_causes_hint() {

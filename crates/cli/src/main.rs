@@ -23,7 +23,8 @@ use failure::Failure;
 
 /// Wipes all memory on free: vault answers and key material pass through buffers of libraries.
 #[global_allocator]
-static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -62,29 +63,22 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// Help and version go to stdout; mistakes to stderr, with a hint like every other error.
 fn refuse_arguments(error: &clap::Error) -> ExitCode {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            let _ = error.print();
-            ExitCode::from(failure::DONE)
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-            ExitCode::from(failure::USAGE)
-        }
-        _ => {
-            let text = error.render().ansi().to_string();
-            let advice = "For more information, try '";
-            let plain = anstream::adapter::strip_str(&text).to_string();
-            let kept = match plain.find(advice) {
-                // Cut in the coloured text at the same line.
-                Some(_) => text.lines().filter(|line| !line.contains("For more information")).collect::<Vec<_>>().join("\n"),
-                None => text,
-            };
-            let hint = format!("see `{} --help`", mistaken_command());
-            anstream::eprintln!("{}\n{}hint:{:#} {hint}", kept.trim_end(), render::CYAN_BOLD, render::CYAN_BOLD);
-            ExitCode::from(failure::USAGE)
-        }
+    let kind = error.kind();
+    if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(failure::USAGE);
     }
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(failure::DONE);
+    }
+    let text = error.render().ansi().to_string();
+    // Our own hint says it better.
+    let kept: Vec<&str> = text.lines().filter(|line| !line.contains("For more information")).collect();
+    let hint = format!("see `{} --help`", mistaken_command());
+    let style = render::CYAN_BOLD;
+    anstream::eprintln!("{}\n{style}hint:{style:#} {hint}", kept.join("\n").trim_end());
+    ExitCode::from(failure::USAGE)
 }
 
 /// The longest known command at the start of the arguments.

@@ -48,11 +48,11 @@ impl Output {
 
 const REPORT: &str = "report it as a bug";
 
-/// Prints text as it is. A reader that has gone away (`| head`) ends the program quietly.
+/// Prints text as it is. A reader that has gone away (`| head`) ends the command quietly.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::reader_gone()),
         Err(e) => Err(Failure::new("stdout cannot be written", "check where the output goes").because(&e)),
         Ok(()) => Ok(()),
     }

@@ -53,11 +53,8 @@ pub(crate) struct StepBar {
 impl StepBar {
     /// A bar that stays hidden until the first report, and always where `show` is false.
     pub(crate) fn new(show: bool) -> Self {
-        let bar = if show && std::io::stderr().is_terminal() {
-            ProgressBar::new(0)
-        } else {
-            ProgressBar::hidden()
-        };
+        let bar =
+            if show && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
         Self { bar, unit: String::new() }
     }
 

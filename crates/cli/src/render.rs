@@ -1,6 +1,9 @@
 //! Values as text for a person: marks, ages, sizes, tables, a node's status.
 
+pub(crate) mod proof;
+
 use anstyle::{AnsiColor, Style};
+use keyward_agent::preflight::{Level, Report};
 use keyward_model::{Evidence, NodeState, NodeStatus, Timestamp, Verdict};
 
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -76,11 +79,22 @@ pub(crate) fn short(id: &str) -> &str {
 
 /// One probe in one line.
 pub(crate) fn evidence(evidence: &Evidence) -> String {
-    let mut facts: Vec<String> = Vec::new();
-    facts.extend(evidence.http_status.map(|status| status.to_string()));
     let codes = [evidence.code.as_deref(), evidence.inner_code.as_deref()];
-    facts.extend(codes.into_iter().flatten().map(str::to_owned));
-    facts.extend(evidence.token_age_s.map(|s| format!("token {s} s old")));
+    let codes: Vec<&str> = codes.into_iter().flatten().collect();
+    let answer = [evidence.http_status.map(|status| status.to_string()).unwrap_or_default(), codes.join("/")];
+    let age = evidence.token_age_s.map(|s| format!("token {s} s old")).unwrap_or_default();
+    with_facts(evidence, &[answer.join(" ").trim(), &age])
+}
+
+/// The same, for a narrow screen: only the innermost code.
+pub(crate) fn evidence_short(evidence: &Evidence) -> String {
+    let code = evidence.inner_code.as_deref().or(evidence.code.as_deref()).unwrap_or_default();
+    let status = evidence.http_status.map(|status| status.to_string()).unwrap_or_default();
+    with_facts(evidence, &[format!("{status} {code}").trim()])
+}
+
+fn with_facts(evidence: &Evidence, facts: &[&str]) -> String {
+    let facts: Vec<&str> = facts.iter().copied().filter(|fact| !fact.is_empty()).collect();
     let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
     format!("{}{facts}", evidence.class.text())
 }
@@ -200,6 +214,24 @@ pub(crate) fn fields(value: &serde_json::Value) -> String {
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             text.push_str(&inline(value));
             text.push('\n');
+        }
+    }
+    text
+}
+
+/// `keyward node preflight`, for a person.
+pub(crate) fn preflight(report: &Report) -> String {
+    let mut text = String::new();
+    for check in &report.checks {
+        let (mark, style) = match check.level {
+            Level::Ok => ("✓", GREEN),
+            Level::Warn => ("!", YELLOW),
+            Level::Refuse => ("✗", RED),
+        };
+        let name = serde_json::to_value(check.name).map(|name| words(name.as_str().unwrap_or_default()));
+        text.push_str(&format!("{} {:<14} {}\n", styled(mark, style), name.unwrap_or_default(), check.text));
+        if !check.hint.is_empty() {
+            text.push_str(&format!("{:17}{}\n", "", styled(&check.hint, DIM)));
         }
     }
     text
@@ -333,8 +365,25 @@ mod tests {
     #[test]
     fn ages_and_sizes() {
         let ago = |s: i64| age(Timestamp::from_epoch_ms(NOW_MS - s * 1000), now());
-        assert_eq!([ago(-5), ago(59), ago(61), ago(7_200), ago(172_800)], ["0 s", "59 s", "1 min", "2 h", "2 d"]);
-        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(3 << 20)], ["0 B", "1023 B", "1.5 KiB", "3.0 MiB"]);
+        assert_eq!(
+            [ago(-5), ago(59), ago(61), ago(7_200), ago(172_800)],
+            ["0 s", "59 s", "1 min", "2 h", "2 d"]
+        );
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(3 << 20)],
+            ["0 B", "1023 B", "1.5 KiB", "3.0 MiB"]
+        );
+    }
+
+    #[test]
+    fn a_preflight() {
+        let report: Report = serde_json::from_value(serde_json::json!({ "level": "refuse", "checks": [
+            { "name": "engine", "level": "ok", "text": "mongod 7.0.14, Community", "hint": "" },
+            { "name": "memoryLock", "level": "warn", "text": "64 KiB may be locked", "hint": "raise LimitMEMLOCK" },
+            { "name": "swap", "level": "refuse", "text": "swap is on", "hint": "swapoff -a" },
+        ]}))
+        .unwrap();
+        insta::assert_snapshot!(plain(&preflight(&report)));
     }
 
     #[test]

@@ -32,11 +32,15 @@ Examples:
     #[command(after_help = "\
 Examples:
   keyward node preflight
-  keyward node preflight --mongod /usr/bin/mongod --json")]
+  keyward node preflight --mongod /usr/bin/mongod --json
+  keyward node preflight --config /etc/keyward/node-0.toml")]
     Preflight {
         /// The mongod to examine; without it, the one on PATH
         #[arg(long, value_name = "PATH")]
         mongod: Option<PathBuf>,
+        /// The agent's configuration, to judge its folders and settings too
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Only the findings, as JSON
         #[arg(long)]
         json: bool,
@@ -97,9 +101,12 @@ Examples:
   keyward node approve --node node-0")]
     Approve(Target),
     /// The node's keystore
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
-  keyward node keystore export --node node-0 > node-0.keystore.json")]
+  keyward node keystore export --node node-0 > node-0.keystore.json"
+    )]
     Keystore(KeystoreCommand),
 }
 

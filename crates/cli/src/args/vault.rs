@@ -35,35 +35,50 @@ Address, certificate authority and credentials are written to DIR/vault.json.")]
         listen: Option<SocketAddr>,
     },
     /// Keys: make, disable, enable, delete, recover, rotate
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   keyward vault key list
   keyward vault key create cmk --size 3072
-  keyward vault key disable cmk")]
+  keyward vault key disable cmk"
+    )]
     Key(KeyCommand),
     /// Who may use the keys
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   keyward vault access grant 11111111-2222-3333-4444-555555555555
-  keyward vault access revoke 11111111-2222-3333-4444-555555555555")]
+  keyward vault access revoke 11111111-2222-3333-4444-555555555555"
+    )]
     Access(AccessCommand),
     /// Applications in Entra ID
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   keyward vault app disable 11111111-2222-3333-4444-555555555555
-  keyward vault app expire-secret 11111111-2222-3333-4444-555555555555")]
+  keyward vault app expire-secret 11111111-2222-3333-4444-555555555555"
+    )]
     App(AppCommand),
     /// Be out of order
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   keyward vault fault set refuse --for 90s
-  keyward vault fault clear")]
+  keyward vault fault clear"
+    )]
     Fault(FaultCommand),
     /// Private endpoint connections
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   keyward vault private-endpoint list
-  keyward vault private-endpoint approve pe-1")]
+  keyward vault private-endpoint approve pe-1"
+    )]
     PrivateEndpoint(PrivateEndpointCommand),
     /// Every request the vault has answered
     #[command(after_help = "\
@@ -328,7 +343,9 @@ mod tests {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-        for wrong in ["", "s", "90", "-1s", "1.5h", "90 s", "1d", "99999999999999999999s", "18446744073709551h"] {
+        for wrong in
+            ["", "s", "90", "-1s", "1.5h", "90 s", "1d", "99999999999999999999s", "18446744073709551h"]
+        {
             assert!(parse_duration(wrong).is_err(), "{wrong:?} was taken");
         }
     }

@@ -15,22 +15,25 @@ pub(crate) async fn run(command: AgentCommand) -> Result<(), Failure> {
     }
 }
 
-async fn run_agent(path: &Path) -> Result<(), Failure> {
-    logs::start("info");
-    let config = Config::load(path).map_err(|problems| {
+/// Reads a configuration; the failure names every mistake in it.
+pub(super) fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(|problems| {
         let mut failure = Failure::new(
             format!("the configuration {} cannot be used", path.display()),
-            "correct every line named above; nothing was started",
+            "correct what is named above; nothing was started",
         );
         failure.causes = vec![problems.to_string()];
         failure
-    })?;
+    })
+}
+
+async fn run_agent(path: &Path) -> Result<(), Failure> {
+    logs::start("info");
+    let config = load(path)?;
     let shutdown = CancellationToken::new();
     signals::cancel_on_end(&shutdown)?;
     keyward_agent::run(config, shutdown).await.map_err(|error| {
         let hint = error.hint();
-        let mut failure = Failure::new("the agent does not run", hint);
-        failure = failure.because(&error);
-        failure
+        Failure::new("the agent does not run", hint).because(&error)
     })
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use keyward_agent::admin::client::{AdminClient, ClientError};
 use keyward_agent::admin::{ExportedKeystore, Request};
+use keyward_agent::preflight::{self, Level};
+use keyward_agent::prove::{Proof, ProofVerdict};
 use keyward_model::Timestamp;
 use serde_json::Value;
 
@@ -17,8 +19,8 @@ use crate::render;
 pub(crate) async fn run(command: NodeCommand) -> Result<(), Failure> {
     match command {
         NodeCommand::Status(target) => status(&target).await,
-        NodeCommand::Prove(target) => ask(&target, &Request::Prove, render::fields).await,
-        NodeCommand::Preflight { mongod, json } => preflight(mongod.as_deref(), json),
+        NodeCommand::Prove(target) => prove(&target).await,
+        NodeCommand::Preflight { mongod, config, json } => preflight(mongod, config.as_deref(), json).await,
         NodeCommand::RotateMasterKey(target) => ask(&target, &Request::RotateMasterKey, render::fields).await,
         NodeCommand::Rewrap { key_identifier, target } => {
             ask(&target, &Request::Rewrap { key_identifier }, render::fields).await
@@ -40,7 +42,10 @@ pub(crate) fn failure(error: &ClientError, node: &str) -> Failure {
     match error {
         // The agent's own words, with its reasons in them.
         ClientError::Failure(said) => Failure { message: said.message.clone(), ..failure },
-        ClientError::Connect { .. } | ClientError::Http(_) | ClientError::Request(_) | ClientError::Answer(_)
+        ClientError::Connect { .. }
+        | ClientError::Http(_)
+        | ClientError::Request(_)
+        | ClientError::Answer(_)
         | ClientError::NoResult => {
             Failure { message: format!("the agent of {node} could not be asked"), ..failure }.because(error)
         }
@@ -70,19 +75,39 @@ async fn send(target: &Target, request: &Request) -> Result<Value, Failure> {
         .map_err(|e| failure(&e, &name))
 }
 
+/// Fails when the proof is none, after showing what was seen.
+async fn prove(target: &Target) -> Result<(), Failure> {
+    let result = send(target, &Request::Prove).await?;
+    let proof: Proof = serde_json::from_value(result.clone()).map_err(|e| unreadable().because(&e))?;
+    Output { json: target.json }.data(&result, |_| render::proof::text(&proof))?;
+    match proof.verdict {
+        ProofVerdict::NoPlaintext => Ok(()),
+        ProofVerdict::PlaintextFound => Err(Failure::new(
+            format!("plaintext is on disk: {}", proof.reason),
+            "stop the node (keyward node stop) and report it with the proof (--json)",
+        )),
+        ProofVerdict::Incomplete => Err(Failure::new(
+            format!("nothing was found, but the search is incomplete: {}", proof.reason),
+            "run it as a user who may read all of the node's files and /proc/PID/fd, while the node runs",
+        )),
+    }
+}
+
 /// Prints the keystore's exact bytes: they are what its MAC covers.
 async fn export(target: &Target) -> Result<(), Failure> {
     let result = send(target, &Request::KeystoreExport).await?;
     if target.json {
         return Output { json: true }.data(&result, |_| String::new());
     }
-    let unreadable = || Failure::new("the agent's answer cannot be read", "use the keyward of the agent's version");
-    let exported: ExportedKeystore =
-        serde_json::from_value(result).map_err(|e| unreadable().because(&e))?;
+    let exported: ExportedKeystore = serde_json::from_value(result).map_err(|e| unreadable().because(&e))?;
     let bytes = data_encoding::BASE64
         .decode(exported.keystore_base64.as_bytes())
         .map_err(|e| unreadable().because(&e))?;
     print(&String::from_utf8(bytes).map_err(|e| unreadable().because(&e))?)
+}
+
+fn unreadable() -> Failure {
+    Failure::new("the agent's answer cannot be read", "use the keyward of the agent's version")
 }
 
 async fn connect(name: &str, socket: &Path) -> Result<AdminClient, Failure> {
@@ -122,6 +147,16 @@ fn find(target: &Target) -> Result<(String, PathBuf), Failure> {
     Ok((found.name.clone(), found.socket.clone()))
 }
 
-fn preflight(_mongod: Option<&Path>, _json: bool) -> Result<(), Failure> {
-    Err(Failure::new("preflight", "preflight"))
+/// Fails when anything found forbids a start, after showing everything.
+async fn preflight(mongod: Option<PathBuf>, config: Option<&Path>, json: bool) -> Result<(), Failure> {
+    let config = config.map(super::agent::load).transpose()?;
+    let options = preflight::Options { mongod, config };
+    let report = tokio::task::spawn_blocking(move || preflight::preflight(&options))
+        .await
+        .map_err(|e| Failure::new("this host could not be examined", "report it as a bug").because(&e))?;
+    Output { json }.data(&report, render::preflight)?;
+    match report.level {
+        Level::Ok | Level::Warn => Ok(()),
+        Level::Refuse => Err(Failure::new("a node would not start here", "do what each ✗ line says")),
+    }
 }

@@ -13,8 +13,8 @@ use keyward_vault::{DESCRIPTION_FILE, ServeOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::vault::{
-    AccessCommand, AccessModelChoice, AppCommand, FaultCommand, KeyCommand, KeyTarget, PrivateEndpointCommand,
-    VaultCommand, VaultTarget,
+    AccessCommand, AccessModelChoice, AppCommand, FaultCommand, KeyCommand, KeyTarget,
+    PrivateEndpointCommand, VaultCommand, VaultTarget,
 };
 use crate::failure::Failure;
 use crate::output::Output;

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph};
 
 use super::view::{Event, KeyState, NodeView, View};
-use crate::render::{age, clock, evidence, short, verdict_word};
+use crate::render::{age, clock, evidence_short, short, verdict_word};
 
 /// What a key on the keyboard asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,7 @@ fn draw_vault(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) {
         Span::styled(format!(" {:<14}", "probes"), theme.quiet()),
         format!("every {} s; ", windows.probe_s).into(),
         format!("revoked after {} s, denials {} s ", windows.strong_s, windows.denial_s).into(),
-        Span::styled("(short, for trying out)", theme.quiet()),
+        Span::styled("(short: for trials)", theme.quiet()),
     ]);
     frame.render_widget(Paragraph::new(vec![vault, key, probes]).block(block), area);
 }
@@ -155,7 +155,7 @@ fn draw_vault(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) {
 fn row(name: &str, dot: Style, word: &str, rest: String, theme: Theme) -> Line<'static> {
     Line::from(vec![
         Span::styled(format!(" {name:<14}"), theme.quiet()),
-        Span::styled(format!("● {word:<16} "), dot),
+        Span::styled(format!("● {word:<14} "), dot),
         rest.into(),
     ])
 }
@@ -188,13 +188,19 @@ fn node_lines(node: &NodeView, view: &View, theme: Theme) -> Vec<Line<'static>> 
         Span::styled(format!("{:<12} ", verdict_word(status.verdict)), theme.verdict(status.verdict)),
         format!("{master_key:<15} {:>4}  {process}", status.database_keys.len()).into(),
     ]);
-    let reason = Line::from(vec![" ".repeat(10).into(), status.reason.clone().into()]);
+    let mut reason = vec![" ".repeat(10).into()];
+    if status.state == NodeState::Running {
+        // Where clients connect; a node that does not run has more to explain.
+        reason.push(Span::styled(format!("{} ", node.uri), theme.quiet()));
+    }
+    reason.push(status.reason.clone().into());
+    let reason = Line::from(reason);
     vec![first, reason, probe_line(status, view, theme)]
 }
 
 fn probe_line(status: &NodeStatus, view: &View, theme: Theme) -> Line<'static> {
     let text = match status.evidence.first() {
-        Some(probe) => format!("probe {} ago: {}", age(probe.at, view.now), evidence(probe)),
+        Some(probe) => format!("probe {} ago: {}", age(probe.at, view.now), evidence_short(probe)),
         None => "not probed yet".to_owned(),
     };
     let mut spans = vec![Span::styled(format!("{}{text}", " ".repeat(10)), theme.quiet())];
@@ -282,8 +288,12 @@ mod tests {
 
     #[test]
     fn no_size_panics() {
-        for size in [(0, 0), (1, 1), (10, 3), (80, 5), (20, 24), (200, 60)] {
-            screen(&samples::revoked(), &samples::running(), size);
+        for (width, height) in [(0, 0), (1, 1), (10, 3), (80, 5), (20, 24), (200, 60)] {
+            let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+            let events = changes(None, &samples::revoked());
+            terminal
+                .draw(|frame| draw(frame, &samples::revoked(), &events, Theme { colours: true }))
+                .unwrap();
         }
     }
 

@@ -35,13 +35,14 @@ pub(crate) async fn run(
     arguments: &DevArguments,
     shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
-    let fresh = tempfile::Builder::new().prefix("check-").rand_bytes(4).tempdir_in(home.path()).map_err(|e| {
-        Failure::new(
-            format!("no folder for the tour can be made in {}", home.path().display()),
-            "check the folder's permissions and free space",
-        )
-        .because(&e)
-    })?;
+    let fresh =
+        tempfile::Builder::new().prefix("check-").rand_bytes(4).tempdir_in(home.path()).map_err(|e| {
+            Failure::new(
+                format!("no folder for the tour can be made in {}", home.path().display()),
+                "check the folder's permissions and free space",
+            )
+            .because(&e)
+        })?;
     let mut report = Report::new(arguments.json);
     report.title(&format!(
         "the tour of keyward, on real processes in {}; {}",
@@ -57,10 +58,11 @@ pub(crate) async fn run(
             .collect(),
         show_progress: !arguments.json,
     };
-    let mut told = Vec::new();
+    // The steps themselves say what happens.
+    let mut tell = |_: What| {};
     let begun = report.begin("a vault, with a customer key in it");
     let opened = tokio::select! {
-        opened = Site::open(plan, &mut |what: What| told.push(what)) => opened,
+        opened = Site::open(plan, &mut tell) => opened,
         () = shutdown.cancelled() => Err(interrupted()),
     };
     let site = match opened {
@@ -166,10 +168,9 @@ impl Tour {
             Database::Mongod { .. } => {
                 vec![Target { name: "the replica set".into(), uri: replica_set::uri(&members) }]
             }
-            Database::Secantusdb { .. } => members
-                .iter()
-                .map(|node| Target { name: node.name.clone(), uri: node.uri() })
-                .collect(),
+            Database::Secantusdb { .. } => {
+                members.iter().map(|node| Target { name: node.name.clone(), uri: node.uri() }).collect()
+            }
         }
     }
 
@@ -213,7 +214,11 @@ fn is_up(status: &NodeStatus) -> bool {
 
 /// The database process of a node that has one.
 fn pid(status: &NodeStatus) -> Result<u32, Failure> {
-    status.engine.as_ref().map(|engine| engine.pid).ok_or_else(|| broken(format!("{} has no database process", status.node)))
+    status
+        .engine
+        .as_ref()
+        .map(|engine| engine.pid)
+        .ok_or_else(|| broken(format!("{} has no database process", status.node)))
 }
 
 /// A promise that was not kept.

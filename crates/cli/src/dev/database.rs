@@ -188,7 +188,8 @@ pub(crate) fn encryptor() -> Result<PathBuf, Failure> {
         return Ok(PathBuf::from(library));
     }
     let program = std::env::current_exe().map_err(|e| {
-        Failure::new("this program's own path is not known", "mount /proc, or set KEYWARD_ENCRYPTOR").because(&e)
+        Failure::new("this program's own path is not known", "mount /proc, or set KEYWARD_ENCRYPTOR")
+            .because(&e)
     })?;
     let folder = program.parent().unwrap_or(Path::new("/"));
     newest_encryptor(folder).ok_or_else(|| {

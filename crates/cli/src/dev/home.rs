@@ -36,7 +36,8 @@ impl Home {
             .canonicalize()
             .map_err(|e| Failure::new(format!("{} cannot be resolved", dir.display()), FOLDER).because(&e))?;
         let home = Self { dir };
-        let spare = SOCKET_PATH_MAX.checked_sub(home.state_dir(LONGEST_NAME).join("keys/socket").as_os_str().len());
+        let spare =
+            SOCKET_PATH_MAX.checked_sub(home.state_dir(LONGEST_NAME).join("keys/socket").as_os_str().len());
         if spare.is_none() {
             return Err(Failure::new(
                 format!("the path {} is too long for sockets in it", home.dir.display()),
@@ -91,13 +92,10 @@ impl Home {
     /// Takes the folder for this process; refuses when another one has it.
     pub(crate) fn lock(&self) -> Result<Lock, Failure> {
         let path = self.dir.join("dev.lock");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| Failure::new(format!("{} cannot be opened", path.display()), FOLDER).because(&e))?;
+        let file =
+            fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(
+                |e| Failure::new(format!("{} cannot be opened", path.display()), FOLDER).because(&e),
+            )?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(Failure::new(

@@ -150,6 +150,19 @@ impl Processes {
     }
 }
 
+impl Drop for Processes {
+    /// Asks whatever this run started and did not stop to end: an interrupted start leaves nothing behind.
+    fn drop(&mut self) {
+        for (record, child) in &self.running {
+            if child.is_some()
+                && let Some(handle) = record.handle()
+            {
+                let _ = pidfd_send_signal(handle, Signal::TERM);
+            }
+        }
+    }
+}
+
 /// Start time in clock ticks since boot; `None` when there is no such process or it is a zombie.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -189,8 +202,17 @@ mod tests {
         assert!(!started.stop(Duration::from_secs(10)).await, "SIGTERM was enough");
         assert_eq!((first.find("vault"), second.find("vault")), (None, None));
 
+        // Dropped, it takes with it what it started itself and not what it found.
+        first.start("vault", sleeper(false), &log).unwrap();
+        let started = first.find("vault").unwrap();
+        drop(Processes::open(file.clone()));
+        assert!(started.is_alive());
+        drop(first);
+        assert!(started.wait(Duration::from_secs(10)).await);
+
         // The same pid at another time is another process.
-        let other = ProcessRecord { start_time: 1, ..ProcessRecord::of("vault", std::process::id()).unwrap() };
+        let other =
+            ProcessRecord { start_time: 1, ..ProcessRecord::of("vault", std::process::id()).unwrap() };
         assert!(!other.is_alive());
         write_json(&file, &vec![other]).unwrap();
         assert_eq!(Processes::open(file).find("vault"), None);

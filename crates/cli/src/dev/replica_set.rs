@@ -32,13 +32,13 @@ async fn run(first: &Node, configuration: &Document) -> mongodb::error::Result<(
     options.server_selection_timeout = Some(Duration::from_secs(20));
     let client = Client::with_options(options)?;
     let answer = client.database("admin").run_command(doc! { "replSetInitiate": configuration }).await;
-    match answer {
-        Ok(_) => Ok(()),
-        Err(error) => match error.kind.as_ref() {
-            ErrorKind::Command(said) if said.code == ALREADY_INITIALIZED => Ok(()),
-            _ => Err(error),
-        },
+    let Err(error) = answer else { return Ok(()) };
+    if let ErrorKind::Command(said) = error.kind.as_ref()
+        && said.code == ALREADY_INITIALIZED
+    {
+        return Ok(());
     }
+    Err(error)
 }
 
 fn configuration(members: &[Node]) -> Document {

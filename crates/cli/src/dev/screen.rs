@@ -39,7 +39,8 @@ impl Screen {
     pub(crate) fn draw(&mut self, view: &View, events: &[Event]) -> Result<(), Failure> {
         let drawn = self.terminal.draw(|frame| draw(frame, view, events, self.theme));
         drawn.map(|_| ()).map_err(|e| {
-            Failure::new("the terminal cannot be drawn on", "use --json, or send stdout to a file").because(&e)
+            Failure::new("the terminal cannot be drawn on", "use --json, or send stdout to a file")
+                .because(&e)
         })
     }
 
@@ -74,7 +75,12 @@ fn listen(actions: &mpsc::UnboundedSender<Option<Action>>, closed: &AtomicBool) 
                 None => continue,
             },
             Ok(event::Event::Resize(..)) => actions.send(None),
-            Ok(event::Event::FocusGained | event::Event::FocusLost | event::Event::Mouse(_) | event::Event::Paste(_)) => continue,
+            Ok(
+                event::Event::FocusGained
+                | event::Event::FocusLost
+                | event::Event::Mouse(_)
+                | event::Event::Paste(_),
+            ) => continue,
             Err(_) => return,
         };
         if sent.is_err() {

@@ -89,7 +89,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Its own address, whatever cluster it is in.
+    /// Its address, for people.
+    pub(crate) fn address(&self) -> String {
+        format!("mongodb://127.0.0.1:{}", self.port)
+    }
+
+    /// Its own address for clients, whatever cluster it is in.
     pub(crate) fn uri(&self) -> String {
         format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
     }
@@ -113,7 +118,8 @@ impl Node {
         limit: Duration,
         mut wanted: impl FnMut(&NodeStatus) -> bool,
     ) -> Result<NodeStatus, Failure> {
-        let deadline = Instant::now() + limit;
+        let begun = Instant::now();
+        let deadline = begun + limit;
         loop {
             let status = self.status().await;
             if let Some(status) = &status
@@ -121,17 +127,20 @@ impl Node {
             {
                 return Ok(status.clone());
             }
-            if Instant::now() >= deadline {
+            // A failed node does not mend itself.
+            let failed = status.as_ref().is_some_and(|status| status.state == NodeState::Failed);
+            if failed || Instant::now() >= deadline {
                 let seen = match status {
                     Some(s) => format!("it is {} ({:?}): {}", s.state, s.verdict, s.reason),
                     None => "its agent does not answer".to_owned(),
                 };
                 return Err(Failure::new(
-                    format!("{} did not become {what} within {} s: {seen}", self.name, limit.as_secs()),
                     format!(
-                        "read {}",
-                        self.socket.with_file_name("agent.log").display()
+                        "{} did not become {what} within {} s: {seen}",
+                        self.name,
+                        begun.elapsed().as_secs()
                     ),
+                    format!("read {}", self.socket.with_file_name("agent.log").display()),
                 ));
             }
             sleep(Duration::from_millis(100)).await;
@@ -146,9 +155,11 @@ impl Site {
         let lock = plan.home.lock()?;
         let encryptor = database::encryptor()?;
         let database = database::provide(plan.engine, &plan.tools, plan.show_progress).await?;
-        let program = std::env::current_exe().map_err(|e| {
-            Failure::new("this program's own path is not known", "mount /proc").because(&e)
-        })?;
+        if matches!(database, Database::Mongod { .. }) {
+            tell(What::Notice { text: EXPOSED.to_owned() });
+        }
+        let program = std::env::current_exe()
+            .map_err(|e| Failure::new("this program's own path is not known", "mount /proc").because(&e))?;
         let earlier = DevFile::read(&plan.home.dev_file())?;
         let mut processes = Processes::open(plan.home.processes_file());
         let names: Vec<&str> = plan.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -184,9 +195,10 @@ impl Site {
     }
 
     pub(crate) fn node(&self, name: &str) -> Result<&Node, Failure> {
-        self.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
-            Failure::new(format!("there is no node {name}"), "see the names in dev.json")
-        })
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .ok_or_else(|| Failure::new(format!("there is no node {name}"), "see the names in dev.json"))
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -274,7 +286,8 @@ impl Site {
         for node in &self.nodes {
             let file = self.agent_file(node, secret.clone());
             let text = toml::to_string(&file).map_err(|e| {
-                Failure::new("a configuration cannot be written", "use a folder whose name is UTF-8").because(&e)
+                Failure::new("a configuration cannot be written", "use a folder whose name is UTF-8")
+                    .because(&e)
             })?;
             write_file(&self.home.agent_file(&node.name), text.as_bytes())?;
         }
@@ -331,6 +344,8 @@ impl Site {
                 port: node.port,
                 log_file: self.home.node_dir(&node.name).join("engine.log"),
                 layout: matches!(node.kind, NodeKind::WiredTiger { .. }).then_some("secantusdb-11.2"),
+                // No root here, so no tmpfs for mongod's temporary files: the site says so when it opens.
+                exposure: if kind == "mongod" { "open" } else { "standard" },
                 accept_plaintext_in_swap: true,
             },
             customer_key: CustomerKeySection {
@@ -351,6 +366,10 @@ impl Site {
         }
     }
 }
+
+/// What `keyward dev` leaves readable with a mongod, unlike a node in production.
+const EXPOSED: &str =
+    "mongod's temporary files, rollback files and log stay readable here (exposure = \"open\")";
 
 /// The replica set's name.
 pub(crate) const REPLICA_SET: &str = "keyward";
@@ -378,6 +397,7 @@ struct EngineSection {
     log_file: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     layout: Option<&'static str>,
+    exposure: &'static str,
     accept_plaintext_in_swap: bool,
 }
 

@@ -74,7 +74,7 @@ impl Windows {
     /// In a sentence.
     pub(crate) fn text(self) -> String {
         format!(
-            "probes every {} s; revoked after {} s of refusals, {} s of denials (short, for trying out)",
+            "probes every {} s; revoked after {} s of refusals, {} s of denials (short: for trials)",
             self.probe_s, self.strong_s, self.denial_s
         )
     }

@@ -44,7 +44,7 @@ impl Watcher {
     /// Everything at this moment.
     pub(crate) async fn look(&self) -> View {
         let nodes = join_all(self.nodes.iter().map(|node| async {
-            NodeView { name: node.name.clone(), uri: node.uri(), status: node.status().await }
+            NodeView { name: node.name.clone(), uri: node.address(), status: node.status().await }
         }));
         let ((vault, key), nodes) = tokio::join!(self.look_at_vault(), nodes);
         View {
@@ -65,7 +65,12 @@ impl Watcher {
             state: KeyState::Unknown,
         };
         let down = || VaultView { url: self.url.clone(), up: false, faults: Vec::new() };
-        let ask = async { Ok::<_, keyward_vault::client::ClientError>((self.admin.status().await?, self.admin.keys().await?)) };
+        let ask = async {
+            Ok::<_, keyward_vault::client::ClientError>((
+                self.admin.status().await?,
+                self.admin.keys().await?,
+            ))
+        };
         let Ok(Ok((status, keys))) = timeout(Duration::from_secs(2), ask).await else {
             return (down(), unknown());
         };
@@ -119,7 +124,8 @@ impl Watcher {
             Action::NewKeyVersion => {
                 let key = self.admin.rotate_key(CUSTOMER_KEY).await.map_err(vault)?;
                 let identifier = key.key_identifier().unwrap_or_default().parse().map_err(|e| {
-                    Failure::new("the vault names its key in an unknown way", "report it as a bug").because(&e)
+                    Failure::new("the vault names its key in an unknown way", "report it as a bug")
+                        .because(&e)
                 })?;
                 self.ask_all(&Request::Rewrap { key_identifier: identifier }).await?;
                 Ok(None)
@@ -129,6 +135,9 @@ impl Watcher {
     }
 
     async fn ask_all(&self, request: &Request) -> Result<(), Failure> {
-        join_all(self.nodes.iter().map(|node| node.ask(request))).await.into_iter().try_for_each(|r| r.map(|_| ()))
+        join_all(self.nodes.iter().map(|node| node.ask(request)))
+            .await
+            .into_iter()
+            .try_for_each(|r| r.map(|_| ()))
     }
 }

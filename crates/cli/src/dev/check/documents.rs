@@ -52,7 +52,9 @@ impl Ledger {
         for database in DATABASES {
             let marker = random_text()?;
             let documents = (0..DOCUMENTS_EACH)
-                .map(|id| Ok(doc! { "_id": id, "marker": &marker, "secret": random_text()?, "amount": id * 7 }))
+                .map(|id| {
+                    Ok(doc! { "_id": id, "marker": &marker, "secret": random_text()?, "amount": id * 7 })
+                })
                 .collect::<Result<Vec<Document>, Failure>>()?;
             write_into(&client, database, &documents).await.map_err(|e| unwritten(&target.name, &e))?;
             self.entries.push(Entry {
@@ -133,7 +135,9 @@ pub(super) async fn connect(uri: &str) -> Result<Client, Failure> {
         options.connect_timeout = Some(Duration::from_secs(5));
         Client::with_options(options)
     };
-    connect.await.map_err(|e| Failure::new(format!("{uri} cannot be reached"), "read the node's logs").because(&e))
+    connect
+        .await
+        .map_err(|e| Failure::new(format!("{uri} cannot be reached"), "read the node's logs").because(&e))
 }
 
 fn digest_of<'a>(documents: impl Iterator<Item = &'a Document>) -> Result<Vec<u8>, Failure> {

@@ -27,7 +27,8 @@ impl Tour {
             let (mut files, mut bytes, mut blocks) = (0, 0, 0);
             for node in self.site.members() {
                 let proof = node.ask(&Request::Prove).await?;
-                let number = |pointer: &str| proof.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
+                let number =
+                    |pointer: &str| proof.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap_or(0);
                 ensure(proof["verdict"] == "noPlaintext", || {
                     format!("{}: {} ({})", node.name, proof["reason"], proof["verdict"])
                 })?;
@@ -44,7 +45,7 @@ impl Tour {
 
     /// The same documents written without keyward are found; those of the nodes are not.
     pub(super) async fn search(&mut self) -> Result<(), Failure> {
-        let begun = self.report.begin("a search for the documents finds nothing; without keyward it does");
+        let begun = self.report.begin("a search finds none of the documents; without keyward all");
         let markers = self.ledger.markers();
         let control = self.work.join("control");
         let work = async {
@@ -164,7 +165,9 @@ async fn write_unencrypted(
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| Failure::new("the database cannot be started without keyward", "install it anew").because(&e))?;
+        .map_err(|e| {
+            Failure::new("the database cannot be started without keyward", "install it anew").because(&e)
+        })?;
     let written = fill(port, markers).await;
     let searched = match written {
         Ok(()) => search(folder, markers).await,

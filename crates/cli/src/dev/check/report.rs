@@ -153,8 +153,13 @@ mod tests {
             anstream::adapter::strip_str(&step_text(&step)).to_string()
         };
         let calls = [("KeyUnwrap".to_owned(), 40), ("Token".to_owned(), 2)];
-        let summary =
-            Summary { passed: true, steps: 14, seconds: 93.4, vault_calls: Default::default(), calls: &calls };
+        let summary = Summary {
+            passed: true,
+            steps: 14,
+            seconds: 93.4,
+            vault_calls: Default::default(),
+            calls: &calls,
+        };
         let summary = anstream::adapter::strip_str(&summary_text(&summary)).to_string();
         insta::assert_snapshot!(
             [

@@ -1,0 +1,148 @@
+//! What people read when something is asked wrongly or is not there: each message with its exit code. A changed
+//! message shows as a changed snapshot.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Runs `keyward` in `dir` and shows command, exit code, stdout and stderr; the folder's name is replaced.
+fn said(dir: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_keyward"))
+        .args(arguments)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .env("NO_COLOR", "1")
+        .env("PATH", "/nonexistent")
+        .env_remove("RUST_LOG")
+        .env_remove("KEYWARD_VAULT_TOKEN")
+        .env_remove("KEYWARD_SECANTUSDB_PYTHON")
+        .output()
+        .unwrap();
+    let place = dir.canonicalize().unwrap();
+    let text = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.replace(place.to_str().unwrap(), "DIR").replace(dir.to_str().unwrap(), "DIR");
+        text.lines().map(|line| format!("{}\n", without_clock(line))).collect::<String>()
+    };
+    format!(
+        "$ keyward {}\nexit code {}\n--- stdout\n{}--- stderr\n{}",
+        text(arguments.join(" ").as_bytes()).trim_end(),
+        output.status.code().map_or("none".to_owned(), |code| code.to_string()),
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+/// A line that begins with a time of day, without it.
+fn without_clock(line: &str) -> String {
+    let is_clock = line.len() > 8
+        && line
+            .bytes()
+            .take(8)
+            .enumerate()
+            .all(|(i, b)| if i % 3 == 2 { b == b':' } else { b.is_ascii_digit() });
+    if is_clock { format!("HH:MM:SS{}", &line[8..]) } else { line.to_owned() }
+}
+
+fn empty() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+macro_rules! messages {
+    ($($test:ident: $arguments:expr;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                insta::assert_snapshot!(said(empty().path(), &$arguments));
+            }
+        )*
+    };
+}
+
+messages! {
+    no_command: [];
+    unknown_command: ["deploy"];
+    unknown_option: ["node", "status", "--verbose"];
+    misspelt_command: ["vault", "key", "disabel", "cmk"];
+    missing_argument: ["vault", "key", "create"];
+    node_count_out_of_range: ["dev", "--nodes", "0"];
+    unknown_engine: ["dev", "--engine", "postgres"];
+    unknown_fault: ["vault", "fault", "set", "explode"];
+    time_without_unit: ["vault", "fault", "set", "refuse", "--for", "90"];
+    wrong_key_identifier: ["node", "rewrap", "--key-identifier", "https://v.vault.azure.net/keys/k1"];
+    wrong_url: ["node", "snapshot", "--to", "backups"];
+    node_without_folder: ["node", "status", "--node", "node-0"];
+    no_agent: ["node", "status", "--socket", "/nonexistent/admin.sock", "--json"];
+    no_vault: ["vault", "key", "list"];
+    vault_url_without_token: ["vault", "key", "list", "--url", "https://localhost:1"];
+    no_configuration: ["agent", "run", "--config", "agent.toml"];
+    no_database: ["dev", "--engine", "mongod"];
+    no_python: ["dev", "--engine", "secantusdb", "--dir", "."];
+    help: ["--help"];
+    help_of_dev: ["dev", "--help"];
+    help_of_a_node_command: ["node", "rewrap", "--help"];
+    help_of_a_vault_command: ["vault", "access", "grant", "--help"];
+    version: ["--version"];
+}
+
+const DEV_FILE: &str = r#"{"vault":{"url":"https://localhost:1","authority":"https://localhost:1",
+"armUrl":"https://localhost:1","caFile":"/v/ca.pem","tenantId":"t","clientId":"c","clientSecret":"s",
+"keyIdentifier":"https://localhost:1/keys/customer-key/0123456789abcdef0123456789abcdef"},"nodes":[
+{"name":"node-0","uri":"mongodb://127.0.0.1:1/","dbPath":"/n","socket":"/nonexistent/0.sock"},
+{"name":"node-1","uri":"mongodb://127.0.0.1:2/","dbPath":"/n","socket":"/nonexistent/1.sock"}]}"#;
+
+#[test]
+fn nodes_are_looked_up_by_name() {
+    let dir = empty();
+    fs::write(dir.path().join("dev.json"), DEV_FILE).unwrap();
+    for (name, arguments) in [
+        ("which_node", &["node", "stop", "--dir", "."][..]),
+        ("unknown_node", &["node", "stop", "--dir", ".", "--node", "node-7"]),
+        ("agent_of_a_node_is_gone", &["node", "stop", "--dir", ".", "--node", "node-1"]),
+    ] {
+        insta::assert_snapshot!(name, said(dir.path(), arguments));
+    }
+    fs::write(dir.path().join("dev.json"), "{}").unwrap();
+    insta::assert_snapshot!("damaged_dev_file", said(dir.path(), &["node", "stop", "--dir", "."]));
+}
+
+#[test]
+fn a_configuration_with_several_mistakes_is_reported_at_once() {
+    let dir = empty();
+    let text = r#"
+name = "node-0"
+data_path = "data"
+state_dir = "/var/lib/keyward"
+encryptor = "/usr/lib/keyward/libkeyward_encryptor.so"
+colour = "red"
+
+[engine]
+kind = "postgres"
+program = "/usr/bin/postgres"
+port = 70000
+
+[customer_key]
+key_identifier = "https://v1.vault.azure.net/keys/k1"
+tenant_id = "contoso"
+client_id = "00000000-0000-0000-0000-000000000001"
+client_secret_file = "/etc/keyward/secret"
+
+[admin]
+socket = "/run/keyward/admin.sock"
+"#;
+    fs::write(dir.path().join("agent.toml"), text).unwrap();
+    insta::assert_snapshot!(said(dir.path(), &["agent", "run", "--config", "agent.toml"]));
+}
+
+#[test]
+fn completions_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = said(empty().path(), &["completions", shell]);
+        assert!(text.contains("exit code 0"), "{text}");
+        for command in ["dev", "vault", "agent", "node", "rotate-master-key", "private-endpoint"] {
+            assert!(text.contains(command), "{shell}: {command} is missing");
+        }
+    }
+}
