@@ -1,6 +1,6 @@
 //! Benchmarks as ratios within one run: whole seconds differ from machine to machine, ratios hardly.
 //!
-//! A benchmark prints `ratio NAME VALUE at-least LIMIT` and `measure NAME VALUE UNIT` lines among its own; they go to
+//! A benchmark prints `ratio NAME VALUE at-least LIMIT` and `measure NAME VALUE UNIT` (or `value …`) lines among its own; they go to
 //! `target/bench/<benchmark>.json`, and `--check` fails on a ratio below its limit.
 
 use std::fs;
@@ -103,7 +103,7 @@ impl Results {
                 ["ratio", name, value, "at-least", limit] => {
                     results.ratios.push(((*name).to_owned(), number(value)?, number(limit)?));
                 }
-                ["measure", name, value, unit @ ..] => {
+                ["measure" | "value", name, value, unit @ ..] => {
                     results.measures.push(((*name).to_owned(), number(value)?, unit.join(" ")));
                 }
                 _ => {}
