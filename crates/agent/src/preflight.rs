@@ -169,10 +169,8 @@ fn judge_engine(host: &Host) -> Vec<Check> {
             return vec![warn(CheckName::Engine, text, "name one: keyward node preflight --mongod PATH")];
         }
         Some(Err(error)) => {
-            let check = match error {
-                EngineError::Binary(_) => CheckName::Layout,
-                _ => CheckName::Engine,
-            };
+            let is_binary = matches!(error, EngineError::Binary(_));
+            let check = if is_binary { CheckName::Layout } else { CheckName::Engine };
             return vec![refuse(check, &chain(error), &error.hint())];
         }
         Some(Ok(binary)) => binary,

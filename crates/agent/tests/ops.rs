@@ -80,7 +80,7 @@ async fn a_snapshot_restores_on_another_node_under_its_own_master_key() -> Resul
     let place = world.path("snapshots/one");
     let taken: Taken = run(&agent, Request::Snapshot { to: url_of(&place) }).await?;
     assert_eq!(taken.method, Method::BackupArchive);
-    assert_eq!(taken.customer_keys, [world.key_identifier.clone()]);
+    assert_eq!(taken.customer_keys, std::slice::from_ref(&world.key_identifier));
     // The node serves on, and what comes later is not in the snapshot.
     insert(&db, "shop", 2000..2100).await?;
     assert_eq!(agent.client.status().await?.engine, source.engine);
@@ -301,7 +301,10 @@ async fn an_engine_under_its_own_user_cannot_read_the_keystore() -> Result<()> {
     };
     let for_nobody = |path: &std::path::Path| -> Result<()> {
         let text = fs::read_to_string(path)?
-            .replace(&keyward_testkit::python::secantusdb()?.display().to_string(), &python.display().to_string())
+            .replace(
+                &keyward_testkit::python::secantusdb()?.display().to_string(),
+                &python.display().to_string(),
+            )
             .replacen("[engine]\n", "[engine]\nuser = \"65534:65534\"\n", 1);
         Ok(fs::write(path, text)?)
     };
@@ -389,7 +392,8 @@ fn python_for_others(world: &World) -> Result<Option<PathBuf>> {
         .find(|entry| entry.file_name() == "site-packages")
         .context("the environment has packages")?;
     let systems = world.path("python");
-    let script = format!("#!/bin/sh\nPYTHONPATH={} exec /usr/bin/python3 \"$@\"\n", packages.path().display());
+    let script =
+        format!("#!/bin/sh\nPYTHONPATH={} exec /usr/bin/python3 \"$@\"\n", packages.path().display());
     fs::write(&systems, script)?;
     fs::set_permissions(&systems, fs::Permissions::from_mode(0o755))?;
     let works = |python: &PathBuf| {
@@ -406,7 +410,7 @@ fn python_for_others(world: &World) -> Result<Option<PathBuf>> {
     Ok([usual, systems].into_iter().find(works))
 }
 
-fn copy_folder(from: &std::path::Path, to: &PathBuf) -> Result<()> {
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
     for entry in walkdir::WalkDir::new(from) {
         let entry = entry?;
         let target = to.join(entry.path().strip_prefix(from)?);

@@ -51,15 +51,14 @@ impl DatabaseError {
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Command { source, .. } => match *source.kind {
-                mongodb::error::ErrorKind::Authentication { .. } => {
+            Self::Command { source, .. } => {
+                if matches!(*source.kind, mongodb::error::ErrorKind::Authentication { .. }) {
                     "check engine.database_user and engine.database_password_file"
-                }
-                _ => {
+                } else {
                     "check that the engine runs and listens on engine.host and engine.port; where it has users, \
                      give the agent one: docs/guides/mongod-user.md"
                 }
-            },
+            }
             Self::Password { .. } => "check engine.database_password_file",
         }
     }

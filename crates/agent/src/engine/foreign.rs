@@ -52,19 +52,16 @@ fn holds(
     port: Option<u16>,
 ) -> Option<Held> {
     for fd in process.fd().ok()?.flatten() {
-        match fd.target {
-            FDTarget::Socket(inode) if listeners.contains(&inode) => {
-                let text = format!("listens on port {}", port.unwrap_or_default());
-                return Some(Held { text, socket: true });
-            }
-            FDTarget::Path(path) if path.starts_with(data_path) || !path.is_absolute() => {}
-            FDTarget::Path(path) => {
-                // Another mount of the same directory shows other paths: the inode decides.
-                if !path.ends_with("WiredTiger.lock") && !path.ends_with("mongod.lock") {
-                    continue;
-                }
-            }
-            _ => continue,
+        if let FDTarget::Socket(inode) = fd.target
+            && listeners.contains(&inode)
+        {
+            let text = format!("listens on port {}", port.unwrap_or_default());
+            return Some(Held { text, socket: true });
+        }
+        let FDTarget::Path(path) = fd.target else { continue };
+        // Another mount of the same directory shows other paths, so the inode decides; the name only saves calls.
+        if !path.ends_with("WiredTiger.lock") && !path.ends_with("mongod.lock") {
+            continue;
         }
         let link = format!("/proc/{}/fd/{}", process.pid, fd.fd);
         if fs::metadata(link).is_ok_and(|m| locks.contains(&(m.dev(), m.ino()))) {

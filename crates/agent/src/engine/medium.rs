@@ -31,7 +31,6 @@ impl Medium {
         // From linux/magic.h.
         const TMPFS: i64 = 0x0102_1994;
         const RAMFS: i64 = 0x8584_58f6;
-        let kind = i64::from(kind);
         if kind == TMPFS || kind == RAMFS {
             return Ok(Medium::Memory);
         }

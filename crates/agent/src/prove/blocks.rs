@@ -65,7 +65,7 @@ pub(super) fn walk_data(file: &mut (impl Read + Seek), length: u64) -> io::Resul
             break;
         }
         let size = u64::from(u32_at(&head, PAGE_HEADER));
-        if !plausible(&head, size, length - at) || !valid(file, at, &head, size, &mut block)? {
+        if !plausible(&head, size, length - at) || !valid(file, &head, size, &mut block)? {
             blocks.free_bytes += UNIT;
             at += UNIT;
             continue;
@@ -98,17 +98,11 @@ fn plausible(head: &[u8; HEADERS], size: u64, left: u64) -> bool {
         && head[26] == 0
         && head[37..40] == [0; 3]
         && size >= UNIT
-        && size % UNIT == 0
+        && size.is_multiple_of(UNIT)
         && size <= left.min(LARGEST)
 }
 
-fn valid(
-    file: &mut impl Read,
-    _at: u64,
-    head: &[u8; HEADERS],
-    size: u64,
-    block: &mut Vec<u8>,
-) -> io::Result<bool> {
+fn valid(file: &mut impl Read, head: &[u8; HEADERS], size: u64, block: &mut Vec<u8>) -> io::Result<bool> {
     const DATA_CHECKSUM: u8 = 0x01;
     let covered = if head[36] & DATA_CHECKSUM != 0 {
         usize::try_from(size).unwrap_or(SHORT_CHECKSUM)

@@ -67,7 +67,7 @@ impl Markers {
 
     /// Every form of every marker.
     pub(super) fn forms(&self) -> Vec<Form> {
-        self.seeds.iter().flat_map(|seed| forms_of(seed)).collect()
+        self.seeds.iter().flat_map(forms_of).collect()
     }
 
     /// One automaton over all forms; a match's pattern number is its place in [`Self::forms`].

@@ -236,6 +236,8 @@ impl Place {
             for entry in walkdir::WalkDir::new(self.staging.path()).min_depth(1).into_iter().flatten() {
                 std::os::unix::fs::chown(entry.path(), Some(uid), Some(gid)).map_err(failed(entry.path()))?;
             }
+            std::os::unix::fs::chown(&self.data_path, Some(uid), Some(gid))
+                .map_err(failed(&self.data_path))?;
         }
         files::sync_folders(self.staging.path())?;
         let mut placed: Vec<PathBuf> = Vec::new();

@@ -58,7 +58,7 @@ impl BlobDouble {
 
     /// Names of all blobs, in the order in which they were completed, without the container.
     pub(crate) fn names(&self) -> Vec<String> {
-        let content = self.shared.content.lock().unwrap();
+        let content = self.shared.content.lock().expect("no test panics with the lock");
         content.blobs.iter().map(|(name, _)| name.trim_start_matches("backups/").to_owned()).collect()
     }
 
@@ -69,7 +69,7 @@ impl BlobDouble {
 
     /// Waits until a write hangs.
     pub(crate) async fn hanging(&self) {
-        self.shared.hanging.subscribe().wait_for(|hangs| *hangs).await.unwrap();
+        self.shared.hanging.subscribe().wait_for(|hangs| *hangs).await.expect("the double lives");
     }
 
     pub(crate) fn go_on(&self) {
@@ -100,10 +100,10 @@ async fn answer(
                 let now = shared.budget.borrow().is_some();
                 std::mem::replace(hangs, now) != now
             });
-            budget.wait_for(Option::is_none).await.unwrap();
+            budget.wait_for(Option::is_none).await.expect("the double lives");
         }
     }
-    let mut content = shared.content.lock().unwrap();
+    let mut content = shared.content.lock().expect("no test panics with the lock");
     if method == Method::PUT {
         match ask("comp") {
             Some("block") => {
@@ -112,7 +112,7 @@ async fn answer(
             }
             Some("blocklist") => {
                 let list = String::from_utf8_lossy(&body).into_owned();
-                let ids = list.split("<Latest>").skip(1).filter_map(|part| part.split('<').next());
+                let ids = list.split("<Uncommitted>").skip(1).filter_map(|part| part.split('<').next());
                 let mut whole = Vec::new();
                 for id in ids {
                     let key = (name.clone(), id.to_owned());
@@ -181,7 +181,8 @@ fn delete_all(content: &mut Content, batch: &str) -> Response {
         ));
     }
     parts.push_str("--answer--\r\n");
-    (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "multipart/mixed; boundary=answer")], parts).into_response()
+    (StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "multipart/mixed; boundary=answer")], parts)
+        .into_response()
 }
 
 fn put(content: &mut Content, name: String, bytes: Bytes) {
