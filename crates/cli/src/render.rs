@@ -189,7 +189,7 @@ pub(crate) fn status(status: &NodeStatus, now: Timestamp) -> String {
 pub(crate) fn fields(value: &serde_json::Value) -> String {
     use serde_json::Value;
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<22} {value}\n"));
+    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<24} {value}\n"));
     match value {
         Value::Object(map) => {
             for (name, value) in map {
@@ -301,7 +301,7 @@ pub(crate) mod samples {
             node: node.into(),
             state: NodeState::Running,
             verdict: Verdict::Valid,
-            reason: "the database runs and the customer key answers".into(),
+            reason: "the engine runs".into(),
             evidence: vec![probe(Class::Success, Some(200), [None, None], 1)],
             customer_key: Some(CustomerKeyStatus {
                 key_identifier: key_identifier(),
@@ -341,7 +341,7 @@ pub(crate) mod samples {
     pub(crate) fn outage(node: &str) -> NodeStatus {
         NodeStatus {
             verdict: Verdict::Unavailable,
-            reason: "the database runs; no connection to the vault".into(),
+            reason: "the engine runs".into(),
             evidence: vec![probe(Class::ConnectionFailed, None, [None, None], 0)],
             warnings: vec!["the vault has not answered for 42 s".into()],
             ..running(node)

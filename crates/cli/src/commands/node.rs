@@ -6,7 +6,7 @@ use keyward_agent::admin::client::{AdminClient, ClientError};
 use keyward_agent::admin::{ExportedKeystore, Request};
 use keyward_agent::preflight::{self, Level};
 use keyward_agent::prove::{Proof, ProofVerdict};
-use keyward_model::Timestamp;
+use keyward_model::{NodeStatus, Timestamp};
 use serde_json::Value;
 
 use crate::args::node::{KeystoreCommand, NodeCommand, Target};
@@ -29,9 +29,9 @@ pub(crate) async fn run(command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Restore { from, target } => {
             ask(&target, &Request::Restore { from }, render::fields).await
         }
-        NodeCommand::Start(target) => ask(&target, &Request::Start, render::fields).await,
-        NodeCommand::Stop(target) => ask(&target, &Request::Stop, render::fields).await,
-        NodeCommand::Approve(target) => ask(&target, &Request::Approve, render::fields).await,
+        NodeCommand::Start(target) => ask(&target, &Request::Start, status_text).await,
+        NodeCommand::Stop(target) => ask(&target, &Request::Stop, status_text).await,
+        NodeCommand::Approve(target) => ask(&target, &Request::Approve, status_text).await,
         NodeCommand::Keystore(KeystoreCommand::Export(target)) => export(&target).await,
     }
 }
@@ -58,6 +58,15 @@ async fn status(target: &Target) -> Result<(), Failure> {
     let status = client.status().await.map_err(|e| failure(&e, &name))?;
     let now = Timestamp(jiff::Timestamp::now());
     Output { json: target.json }.data(&status, |status| render::status(status, now))
+}
+
+/// A result that is the node's status.
+fn status_text(result: &Value) -> String {
+    match serde_json::from_value::<NodeStatus>(result.clone()) {
+        Ok(status) => render::status(&status, Timestamp(jiff::Timestamp::now())),
+        // An agent of another version: its words as they are.
+        Err(_) => render::fields(result),
+    }
 }
 
 async fn ask(target: &Target, request: &Request, text: fn(&Value) -> String) -> Result<(), Failure> {

@@ -167,7 +167,7 @@ impl Site {
         let vault = start_vault(&plan.home, &program, &mut processes).await?;
         let opened = async {
             let admin = VaultAdmin::of(&vault).map_err(|e| crate::commands::vault::failure(&e))?;
-            let customer_key = customer_key(&admin).await?;
+            let customer_key = customer_key(&admin, &vault.client_id).await?;
             let nodes = place(&plan.home, &plan.nodes, earlier.as_ref())?;
             Ok::<_, Failure>((admin, customer_key, nodes))
         };
@@ -523,13 +523,17 @@ fn ended(what: &str, log: &std::path::Path) -> Failure {
     failure
 }
 
-/// The newest version of the customer key; made where there is none.
-async fn customer_key(admin: &VaultAdmin) -> Result<KeyIdentifier, Failure> {
+/// The newest version of the customer key; made where there is none, with the right to read the vault's settings
+/// beside the right to use the key that the vault's first application has already.
+async fn customer_key(admin: &VaultAdmin, client_id: &str) -> Result<KeyIdentifier, Failure> {
     let failed = |e| crate::commands::vault::failure(&e);
     let keys = admin.keys().await.map_err(failed)?;
     let key = match keys.into_iter().find(|key| key.name == CUSTOMER_KEY) {
         Some(key) => key,
-        None => admin.create_key(CUSTOMER_KEY, 2048).await.map_err(failed)?,
+        None => {
+            admin.grant(client_id, None, &["vaults/read".to_owned()]).await.map_err(failed)?;
+            admin.create_key(CUSTOMER_KEY, 2048).await.map_err(failed)?
+        }
     };
     let identifier = key.key_identifier().unwrap_or_default();
     identifier.parse().map_err(|e| {
