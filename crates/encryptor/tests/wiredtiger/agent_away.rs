@@ -30,7 +30,7 @@ fn the_agent_dies_and_returns_while_databases_are_made(ready: &Ready) {
     let mut host = ready.open(&agent, data_path);
     let mut made = 0;
     // More databases in all than there ever were spares.
-    for _ in 0..5 {
+    for round in 1..=5 {
         agent.stop();
         for _ in 0..SPARES / 2 {
             made += 1;
@@ -39,6 +39,9 @@ fn the_agent_dies_and_returns_while_databases_are_made(ready: &Ready) {
         }
         agent.start();
         wait_until("the agent knows every database", || agent.databases().len() == made);
+        // Said after the new spares were taken in.
+        let back = |log: String| log.matches("keyward: the agent is back").count();
+        wait_until("the encryptor knows the agent again", || back(host.log()) == round);
     }
     let metadata = host.must("metadata");
     for (database, id) in agent.databases() {

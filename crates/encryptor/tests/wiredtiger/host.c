@@ -1,7 +1,7 @@
 /*
  * A database process in little: drives WiredTiger as mongod does, by commands on standard input.
  * Each command is one line and has one answer line, "ok ..." or "err CODE TEXT"; `metadata` answers more lines before it.
- * The same commands as host.py.
+ * The same commands as host.py. WiredTiger's own messages go to standard error, all of them.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -26,6 +26,7 @@
 static WT_CONNECTION *connection;
 static WT_SESSION *session;
 static char home[4096];
+static FILE *answers;
 
 /* Incompressible and known to the test: splitmix64 from the seed and the key. */
 static void value_of(uint64_t seed, uint64_t key, uint64_t value[WORDS]) {
@@ -98,7 +99,7 @@ static int metadata(WT_SESSION *s) {
     while (cursor->next(cursor) == 0) {
         CHECK(cursor->get_key(cursor, &key));
         CHECK(cursor->get_value(cursor, &value));
-        printf("m %s %s\n", key, value);
+        fprintf(answers, "m %s %s\n", key, value);
     }
     return cursor->close(cursor);
 }
@@ -297,15 +298,18 @@ int main(void) {
     char *line = NULL;
     size_t size = 0;
     ssize_t length;
+    answers = fdopen(dup(STDOUT_FILENO), "w");
+    if (answers == NULL || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+        return 2;
     while ((length = getline(&line, &size, stdin)) > 0) {
         if (line[length - 1] == '\n')
             line[length - 1] = '\0';
         int code = run(line);
         if (code == 0)
-            printf("ok\n");
+            fprintf(answers, "ok\n");
         else
-            printf("err %d %s\n", code, wiredtiger_strerror(code));
-        fflush(stdout);
+            fprintf(answers, "err %d %s\n", code, wiredtiger_strerror(code));
+        fflush(answers);
     }
     free(line);
     return close_database() == 0 ? 0 : 1;

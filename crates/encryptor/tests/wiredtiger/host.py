@@ -8,6 +8,10 @@ import threading
 
 import wiredtiger
 
+# WiredTiger's own messages go to standard error, all of them.
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
 MASK = (1 << 64) - 1
 WORDS = 32
 
@@ -69,7 +73,7 @@ def check(session, uri, first, count, seed):
 def metadata(session):
     cursor = session.open_cursor("metadata:", None, None)
     while cursor.next() == 0:
-        print("m", cursor.get_key(), cursor.get_value())
+        print("m", cursor.get_key(), cursor.get_value(), file=ANSWERS)
     cursor.close()
 
 
@@ -225,13 +229,13 @@ def main():
     for line in sys.stdin:
         try:
             run(line.rstrip("\n"))
-            print("ok")
+            print("ok", file=ANSWERS)
         except Failed as error:
-            print("err", error.code, error)
+            print("err", error.code, error, file=ANSWERS)
         except Exception as error:
             text = " ".join(str(error).split())
-            print("err", getattr(error, "errno", None) or code_of(text), text)
-        sys.stdout.flush()
+            print("err", getattr(error, "errno", None) or code_of(text), text, file=ANSWERS)
+        ANSWERS.flush()
     close()
 
 

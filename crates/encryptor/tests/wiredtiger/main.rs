@@ -1,5 +1,6 @@
 //! The encryptor in real databases: three WiredTiger builds, driven as mongod drives it.
 #![allow(unreachable_pub, dead_code, reason = "modules of one test program")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent_away;
 mod damage;
