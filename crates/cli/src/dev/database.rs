@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 
@@ -145,12 +146,14 @@ async fn run(mut command: Command, spinner: &Spinner) -> Result<(), Unfinished> 
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
+        .process_group(0)
         .spawn()
         .map_err(Unfinished::NotStarted)?;
+    let group = Group(child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)));
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (_, mut last_lines) = tokio::join!(follow(out, spinner), follow(err, spinner));
     let status = child.wait().await.map_err(Unfinished::NotStarted)?;
+    group.has_ended();
     if status.success() {
         return Ok(());
     }
@@ -158,6 +161,23 @@ async fn run(mut command: Command, spinner: &Spinner) -> Result<(), Unfinished> 
         last_lines.push_back(format!("it ended with {status}"));
     }
     Err(Unfinished::Failed(last_lines.into()))
+}
+
+/// A program and what it starts; an interruption ends all of it.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 async fn follow(stream: Option<impl AsyncRead + Unpin>, spinner: &Spinner) -> VecDeque<String> {
@@ -244,6 +264,24 @@ mod tests {
         let early = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         fs::File::options().write(true).open(&beside).unwrap().set_modified(early).unwrap();
         assert_eq!(newest_encryptor(dir.path()), Some(deps));
+    }
+
+    #[tokio::test]
+    async fn an_interruption_ends_the_program_and_what_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let alive = dir.path().join("alive");
+        let mut command = Command::new("sh");
+        // The grandchild says every 50 ms that it lives.
+        command.arg("-c").arg(format!("(while :; do touch {}; sleep 0.05; done) & wait", alive.display()));
+        let spinner = Spinner::start(false, "");
+        tokio::select! {
+            _ = run(command, &spinner) => panic!("it never ends by itself"),
+            () = async { while !alive.exists() { tokio::time::sleep(std::time::Duration::from_millis(10)).await } } => {}
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        fs::remove_file(&alive).unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert!(!alive.exists(), "the grandchild lives on");
     }
 
     #[tokio::test]
