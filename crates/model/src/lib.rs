@@ -3,10 +3,14 @@
 //! Owns every decision that is a function of values and `now`. It must never read the clock, the disk, the
 //! network or a random source, and it has no type that can hold key material.
 
+pub mod encryption;
 pub mod evidence;
+pub mod id;
 pub mod key_identifier;
 pub mod lifecycle;
+pub mod role;
 pub mod status;
+pub mod sync;
 pub mod time;
 pub mod verdict;
 
