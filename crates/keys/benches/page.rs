@@ -168,6 +168,9 @@ impl paired::Side for OurOpen {
     fn prepare(&mut self) {
         if self.0.sealers.len() == 1 && self.0.sealed.len() < PREFIXES {
             (0..self.0.sealed.len()).for_each(|at| self.0.seal(at));
+        } else {
+            // The steady state of this side, not what the other side's pages left of the cache.
+            self.run();
         }
     }
     fn run(&mut self) {

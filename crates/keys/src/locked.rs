@@ -11,11 +11,13 @@ use std::{
     collections::BTreeMap,
     ffi::c_void,
     fmt,
-    mem::{MaybeUninit, align_of, needs_drop, size_of},
+    marker::PhantomData,
+    mem::{ManuallyDrop, MaybeUninit, align_of, needs_drop, size_of},
+    ops::Deref,
     ptr::{self, NonNull},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+        atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence},
     },
 };
 
@@ -27,7 +29,7 @@ use aws_lc_sys::{
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous};
 use zeroize::Zeroize as _;
 
-use crate::secret::SecretError;
+use crate::{secret::SecretError, xaes::PREFIX_BYTES};
 
 /// One mapping: four pages of 4 KiB, or one of 16 KiB. Small, so that a limit of 64 KiB still locks some.
 const SLAB_BYTES: usize = 16 * 1024;
@@ -142,6 +144,8 @@ struct GcmSlot {
     context: EVP_AEAD_CTX,
     /// How many `GcmKey`s there are of this slot.
     owners: AtomicUsize,
+    /// The nonce prefix that the key was derived for.
+    prefix: [u8; PREFIX_BYTES],
 }
 
 // SAFETY: after `new`, aws-lc only reads the context (it documents sealing and opening with one context from several
@@ -153,13 +157,15 @@ unsafe impl Sync for GcmKey {}
 pub(crate) const TAG_BYTES: usize = 16;
 
 impl GcmKey {
-    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, SecretError> {
+    /// The key that was derived for `prefix`.
+    pub(crate) fn new(key: &[u8; 32], prefix: &[u8; PREFIX_BYTES]) -> Result<Self, SecretError> {
         let slot = take_slot(const { slot_bytes::<GcmSlot>() })?.cast::<GcmSlot>();
         // SAFETY: the slot is large enough and aligned for a `GcmSlot` and no one else's. `context` is only handed to
         // aws-lc, whose `EVP_AEAD_CTX_init` takes uninitialized memory; the key is 32 readable bytes, which is what
         // AES-256 takes.
         let made = unsafe {
             (&raw mut (*slot.as_ptr()).owners).write(AtomicUsize::new(1));
+            (&raw mut (*slot.as_ptr()).prefix).write(*prefix);
             EVP_AEAD_CTX_init(
                 &raw mut (*slot.as_ptr()).context,
                 EVP_aead_aes_256_gcm(),
@@ -177,9 +183,16 @@ impl GcmKey {
         }
     }
 
+    /// The nonce prefix that the key was derived for.
+    #[inline]
+    pub(crate) fn prefix(&self) -> &[u8; PREFIX_BYTES] {
+        // SAFETY: the slot is valid while `self` is, and `prefix` never changes after `new`.
+        unsafe { &(*self.slot.as_ptr()).prefix }
+    }
+
     /// Asks for all of the context at once, before the cipher asks for it line by line.
     #[inline]
-    pub(crate) fn prefetch(&self) {
+    fn prefetch(&self) {
         prefetch_lines(self.slot.as_ptr().cast::<u8>(), size_of::<GcmSlot>());
     }
 
@@ -289,6 +302,97 @@ impl Drop for GcmKey {
 impl fmt::Debug for GcmKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("GcmKey(..)")
+    }
+}
+
+/// A place for one [`GcmKey`], filled once and read without a lock: eight bytes.
+///
+/// Slots are aligned to a cache line, so the low bits of their address are free: they hold a few bits of the prefix, by
+/// which nearly every other key is passed over without looking at it.
+#[derive(Default)]
+pub(crate) struct KeyCell(AtomicPtr<GcmSlot>);
+
+/// What is in a [`KeyCell`].
+pub(crate) enum Seen<'a> {
+    /// The key of the prefix that was asked for.
+    This(BorrowedGcmKey<'a>),
+    /// Another one.
+    Other,
+    /// Nothing yet.
+    Empty,
+}
+
+const TAG_MASK: usize = CACHE_LINE_BYTES - 1;
+const _: () = assert!(size_of::<GcmSlot>() > SMALL_SLOT_BYTES, "slots are aligned to a cache line");
+
+impl KeyCell {
+    /// Looks for the key of `prefix`; when it is here all of it is asked for from memory.
+    #[inline]
+    pub(crate) fn look(&self, prefix: &[u8; PREFIX_BYTES]) -> Seen<'_> {
+        let Some(tagged) = NonNull::new(self.0.load(Ordering::Acquire)) else { return Seen::Empty };
+        if tagged.addr().get() & TAG_MASK != tag_of(prefix) {
+            return Seen::Other;
+        }
+        let key = BorrowedGcmKey::untagged(tagged);
+        key.prefetch();
+        if key.prefix() == prefix { Seen::This(key) } else { Seen::Other }
+    }
+
+    /// What is here, whichever it is.
+    pub(crate) fn get(&self) -> Option<BorrowedGcmKey<'_>> {
+        NonNull::new(self.0.load(Ordering::Acquire)).map(BorrowedGcmKey::untagged)
+    }
+
+    /// Puts a clone of `key` here, unless something is here already.
+    pub(crate) fn fill(&self, key: &GcmKey) -> bool {
+        let owned = ManuallyDrop::new(key.clone());
+        let tagged = owned.slot.as_ptr().map_addr(|address| address | tag_of(key.prefix()));
+        let filled =
+            self.0.compare_exchange(ptr::null_mut(), tagged, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !filled {
+            drop(ManuallyDrop::into_inner(owned));
+        }
+        filled
+    }
+}
+
+/// Bits of the prefix that do not say where in a table its key is.
+#[inline]
+fn tag_of(prefix: &[u8; PREFIX_BYTES]) -> usize {
+    usize::from(prefix[PREFIX_BYTES - 1]) & TAG_MASK
+}
+
+impl Drop for KeyCell {
+    fn drop(&mut self) {
+        if let Some(key) = self.get() {
+            // The cell's own share of the key, given up by no one else: `fill` set it once.
+            drop(ManuallyDrop::into_inner(key.key));
+        }
+    }
+}
+
+/// A key that a [`KeyCell`] owns.
+pub(crate) struct BorrowedGcmKey<'a> {
+    key: ManuallyDrop<GcmKey>,
+    cell: PhantomData<&'a KeyCell>,
+}
+
+impl BorrowedGcmKey<'_> {
+    #[inline]
+    fn untagged(tagged: NonNull<GcmSlot>) -> Self {
+        // The tag takes none of the bits that the address has: a slot is aligned to `TAG_MASK + 1`.
+        let slot = tagged.as_ptr().map_addr(|address| address & !TAG_MASK);
+        let slot = NonNull::new(slot).expect("a slot is at no address below a cache line");
+        Self { key: ManuallyDrop::new(GcmKey { slot }), cell: PhantomData }
+    }
+}
+
+impl Deref for BorrowedGcmKey<'_> {
+    type Target = GcmKey;
+
+    #[inline]
+    fn deref(&self) -> &GcmKey {
+        &self.key
     }
 }
 
@@ -468,7 +572,7 @@ mod tests {
     #[test]
     fn debug_shows_no_bytes() {
         insta::assert_debug_snapshot!(Locked::<[u8; 32]>::zeroed().unwrap(), @"Locked(..)");
-        insta::assert_debug_snapshot!(GcmKey::new(&[7; 32]).unwrap(), @"GcmKey(..)");
+        insta::assert_debug_snapshot!(GcmKey::new(&[7; 32], &[0; PREFIX_BYTES]).unwrap(), @"GcmKey(..)");
     }
 
     #[test]
@@ -486,7 +590,7 @@ mod tests {
 
     #[test]
     fn a_gcm_key_is_wiped_with_its_last_owner() {
-        let key = GcmKey::new(&[7; 32]).unwrap();
+        let key = GcmKey::new(&[7; 32], &[0; PREFIX_BYTES]).unwrap();
         let slot = key.slot;
         let bytes = || {
             // SAFETY: slabs are never unmapped; only read while this test owns the slot or just gave it back.
@@ -504,7 +608,7 @@ mod tests {
 
     #[test]
     fn lengths_that_do_not_fit_are_refused() {
-        let key = GcmKey::new(&[7; 32]).unwrap();
+        let key = GcmKey::new(&[7; 32], &[0; PREFIX_BYTES]).unwrap();
         let mut out = [0; 20];
         for len in [0, 15, 18, 20] {
             assert!(!key.seal(&[0; 12], b"", b"abc", &mut out[..len]));

@@ -97,7 +97,7 @@ impl PageCipher {
         })
         .map_err(|_: SecretError| PageError::NoResources(id))?;
         let known = PrefixTable::default();
-        known.insert(sealing.prefix, &sealing.key);
+        known.insert(&sealing.key);
         Ok(Self { id, made_in, xaes, pages_per_prefix, sealing, known })
     }
 
@@ -120,7 +120,7 @@ impl PageCipher {
         let (header, body) = out.split_at_mut(HEADER_BYTES);
         header[0] = FORMAT;
         header[1..AAD_BYTES].copy_from_slice(self.id.as_bytes());
-        header[AAD_BYTES..PREFIX_END].copy_from_slice(&sealing.prefix);
+        header[AAD_BYTES..PREFIX_END].copy_from_slice(sealing.key.prefix());
         header[PREFIX_END..].copy_from_slice(&suffix);
         if sealing.key.seal(&suffix, &header[..AAD_BYTES], plain, body) {
             Ok(need)
@@ -142,10 +142,7 @@ impl PageCipher {
         let (need, have) = (page.ciphertext.len(), out.len());
         let out = out.get_mut(..need).ok_or(PageError::OutputTooSmall { need, have })?;
         let opened = match self.known.get(page.prefix) {
-            Some(key) => {
-                key.prefetch();
-                page.open(key, out)
-            }
+            Some(key) => page.open(&key, out),
             None => self.open_first(&page, out)?,
         };
         if opened { Ok(need) } else { Err(PageError::DoesNotVerify(self.id)) }
@@ -157,7 +154,7 @@ impl PageCipher {
         let key = scrubbed(|| self.xaes.derive(page.prefix)).map_err(|_| PageError::NoResources(self.id))?;
         let opened = page.open(&key, out);
         if opened {
-            self.known.insert(*page.prefix, &key);
+            self.known.insert(&key);
         }
         Ok(opened)
     }
@@ -177,7 +174,7 @@ impl PageCipher {
                     let drawn = scrubbed(|| Sealing::draw(&self.xaes));
                     let drawn = drawn.map_err(|_| PageError::NoResources(self.id))?;
                     let next = sealing.next.get_or_init(|| Box::new(drawn));
-                    self.known.insert(next.prefix, &next.key);
+                    self.known.insert(&next.key);
                     next
                 }
             };
@@ -206,9 +203,8 @@ const AAD_BYTES: usize = 17;
 const PREFIX_END: usize = AAD_BYTES + PREFIX_BYTES;
 const HEADER_BYTES: usize = AAD_BYTES + NONCE_BYTES;
 
-/// A sealing prefix and how many pages were sealed with it; the next one once it is used up.
+/// The key of a sealing prefix and how many pages were sealed with it; the next one once it is used up.
 struct Sealing {
-    prefix: [u8; PREFIX_BYTES],
     key: GcmKey,
     pages: AtomicU64,
     next: OnceLock<Box<Sealing>>,
@@ -219,7 +215,7 @@ impl Sealing {
         let mut prefix = [0; PREFIX_BYTES];
         aws_lc_rs::rand::fill(&mut prefix).map_err(|_| SecretError::NoRandomness)?;
         let key = xaes.derive(&prefix)?;
-        Ok(Self { prefix, key, pages: AtomicU64::new(0), next: OnceLock::new() })
+        Ok(Self { key, pages: AtomicU64::new(0), next: OnceLock::new() })
     }
 }
 

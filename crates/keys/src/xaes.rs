@@ -47,7 +47,7 @@ impl Xaes {
             }
         }
         encrypt_blocks(self.block.get(), &mut key[..]);
-        GcmKey::new(&key)
+        GcmKey::new(&key, prefix)
     }
 }
 
