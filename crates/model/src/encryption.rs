@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     KeyIdentifier, KeyIdentifierError, RevocationPolicy, Timestamp,
-    id::{CloudRoleId, ProjectId},
+    id::{CloudRoleId, NodeId, ProjectId},
 };
 
 /// Which Azure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AzureEnvironment {
     /// The public one; a development vault where the server's file names one.
@@ -47,7 +47,31 @@ pub struct AzureKeyVault {
     pub require_private_networking: bool,
 }
 
+impl EncryptionAtRest {
+    /// Of a project that never configured any.
+    pub fn none(project: ProjectId) -> Self {
+        Self {
+            project,
+            azure_key_vault: None,
+            enabled_for_search_nodes: false,
+            policy: RevocationPolicy::default(),
+            validity: Validity::default(),
+            key_changed_at: None,
+            client_secret_expires: None,
+            former_keys: Vec::new(),
+        }
+    }
+}
+
 impl AzureKeyVault {
+    /// The vault's ARM id.
+    pub fn vault_id(&self) -> String {
+        format!(
+            "/subscriptions/{}/resourceGroups/{}/providers/Microsoft.KeyVault/vaults/{}",
+            self.subscription_id, self.resource_group_name, self.key_vault_name
+        )
+    }
+
     /// The key identifier, parsed.
     pub fn key(&self) -> Result<KeyIdentifier, KeyIdentifierError> {
         self.key_identifier.parse()
@@ -89,15 +113,38 @@ pub struct FormerKey {
 }
 
 /// What the last check of a configuration saw.
+///
+/// An outage says nothing about the key: it leaves `valid` as it was, and is shown by `unreachable_since`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Validity {
-    /// Whether the last check could wrap and unwrap.
+    /// Whether the last check that reached the vault could wrap and unwrap.
     pub valid: bool,
-    /// When it ran.
+    /// When the last check ran.
     pub checked_at: Option<Timestamp>,
+    /// Since when checks do not reach the vault.
+    #[serde(default)]
+    pub unreachable_since: Option<Timestamp>,
     /// What was found, in sentences for a person.
     pub findings: Vec<String>,
     /// What needs attention although the key works: no purge protection, no `vaults/read`, …
     pub warnings: Vec<String>,
+}
+
+/// A customer key to be tried out from a node, because the server has no way of its own to the vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidationRequest {
+    /// Names it; the node's answer carries it.
+    pub id: String,
+    /// The project.
+    pub project: ProjectId,
+    /// Who tries it out.
+    pub node: NodeId,
+    /// What to try.
+    pub vault: AzureKeyVault,
+    /// The client secret, sealed by the server key, in hexadecimal; `None` with a role.
+    pub sealed_secret: Option<String>,
+    /// When it was asked for. Nobody waits for an answer after a minute.
+    pub asked_at: Timestamp,
 }

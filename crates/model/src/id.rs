@@ -37,6 +37,8 @@ kinds! {
     AlertKind, AlertId, "an alert";
     AlertConfigKind, AlertConfigId, "an alert configuration";
     ContainerKind, ContainerId, "a container";
+    JoinTokenKind, JoinTokenId, "a join token";
+    NotifierKind, NotifierId, "a notification";
 }
 
 /// 12 bytes, written as 24 lower-case hexadecimal characters, of a thing of kind `K`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Evidence, KeyIdentifier, Timestamp, Verdict};
+use crate::{Evidence, KeyIdentifier, Timestamp, Verdict, sync::HeldBack};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,6 +74,29 @@ pub struct NodeStatus {
     pub since: Timestamp,
     /// Things that a person should look at, although the node works.
     pub warnings: Vec<String>,
+    /// The server that this node has joined, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkStatus>,
+}
+
+/// How a node stands with its server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkStatus {
+    /// The server.
+    pub server: String,
+    /// When it answered last, since the agent's start.
+    pub last_contact: Option<Timestamp>,
+    /// Why it does not answer now.
+    pub problem: Option<String>,
+    /// The revision of the newest desired state that was accepted; 0 for none.
+    pub accepted_revision: u64,
+    /// The revision that has been carried out in full.
+    pub done_revision: u64,
+    /// What is being done on the server's word.
+    pub progress: Option<String>,
+    /// What the node will not do without `keyward node approve`, or could not do.
+    pub held_back: Vec<HeldBack>,
 }
 
 /// The customer key as a node sees it.

@@ -42,17 +42,63 @@ pub struct Enrolled {
     pub not_after: Timestamp,
 }
 
+/// Why the server does not answer an agent as asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+#[error("{message}")]
+pub struct AgentRefusal {
+    /// What kind of refusal it is.
+    pub code: AgentRefusalCode,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// What kind of refusal an [`AgentRefusal`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AgentRefusalCode {
+    /// The join token is unknown, used or too old.
+    TokenRefused,
+    /// The call needs a certificate.
+    CertificateMissing,
+    /// The certificate has ended, or does not hold yet: it can be renewed.
+    CertificateExpired,
+    /// The certificate's key is not the one that the node enrolled with.
+    CertificateUnknown,
+    /// The node was revoked, or is not known.
+    NodeRevoked,
+    /// The node belongs to another project.
+    NodeTaken,
+    /// The agent speaks another version of the contract.
+    Version,
+    /// The request cannot be understood.
+    BadRequest,
+    /// It is too large.
+    TooLarge,
+    /// Too many of them.
+    TooMany,
+    /// The server cannot answer now.
+    Unavailable,
+}
+
 /// One call: what is observed, and which desired state the agent already has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncRequest {
     /// [`VERSION`] of the agent.
     pub version: u16,
-    /// What the agent sees.
-    pub observed: Observed,
-    /// The revision of the desired state it has accepted; 0 for none. The server answers at once when it has a
-    /// newer one, else when one comes or the wait is over.
+    /// The number of the agent's newest report.
+    pub report: u64,
+    /// That report; `None` when the server has said that it has stored it.
+    pub observed: Option<Observed>,
+    /// The revision of the newest desired state the agent has seen; 0 for none. The server answers at once when it
+    /// has another one, else when one comes or the wait is over.
     pub have_revision: u64,
+    /// [`SyncAnswer::digest`] of that state: after its store was put back from a backup, a server may have given the
+    /// same number to something else.
+    pub have_digest: Option<String>,
     /// How long the server may hold the answer back, in seconds.
     pub wait_s: u16,
 }
@@ -61,9 +107,11 @@ pub struct SyncRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncAnswer {
-    /// What is desired; `None` when `have_revision` is the newest.
+    /// What is desired; `None` when the agent has seen it already.
     pub desired: Option<Desired>,
-    /// The `report` that the server has stored.
+    /// Names the content of `desired`; opaque to the agent.
+    pub digest: Option<String>,
+    /// The `report` that the server has stored. Less than the agent's: it is sent again, in full.
     pub stored_report: u64,
 }
 
@@ -269,6 +317,9 @@ pub struct HeldBack {
     pub revision: u64,
     /// Whether `keyward node approve` lets it through; else it failed and is tried again.
     pub needs_approval: bool,
+    /// The line that lets it through in the node's file (`[server] approve = ["…"]`), where approval is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
     /// What it is.
     pub what: String,
     /// Why.
