@@ -8,5 +8,5 @@ pub mod azure;
 mod service;
 
 pub use service::{
-    Facts, Finding, KeyDescription, KeyService, KmsError, Operation, Severity, highest_severity,
+    About, Facts, Finding, KeyDescription, KeyService, KmsError, Operation, Severity, highest_severity,
 };

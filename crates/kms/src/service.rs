@@ -191,12 +191,50 @@ pub enum Severity {
 pub struct Finding {
     /// How much it weighs.
     pub severity: Severity,
+    /// What it is about.
+    pub about: About,
     /// The class of the answer behind it, when it was an answer: tells a refusal from an outage.
     pub class: Option<Class>,
     /// What was found, with the service's own reason.
     pub text: String,
     /// What to do about it.
     pub hint: String,
+}
+
+/// What a [`Finding`] is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// The key's type or size.
+    KeyKind,
+    /// The operations that the key permits to anyone.
+    KeyOperations,
+    /// The key version is disabled.
+    KeyDisabled,
+    /// The key version is not valid yet.
+    KeyNotYetValid,
+    /// The key version has expired.
+    KeyExpired,
+    /// The key version expires at this moment.
+    KeyExpires(Timestamp),
+    /// What came of a call.
+    Answer {
+        /// Of which.
+        operation: Operation,
+        /// The innermost code of the answer: Azure's, or Entra's `AADSTS…`.
+        inner_code: Option<String>,
+    },
+    /// The vault's tenant.
+    Tenant,
+    /// The vault's soft delete.
+    SoftDelete,
+    /// The vault's purge protection.
+    PurgeProtection,
+    /// The vault is closed to public networks, and no private endpoint is approved.
+    PrivateNetworking,
+    /// The vault's set-up could not be looked at.
+    VaultUnseen,
+    /// The client certificate's end.
+    ClientCertificate,
 }
 
 /// The worst severity among `findings`; `None` when there is none.

@@ -58,13 +58,14 @@ impl Vault {
             cloud: Cloud::Custom(Endpoints {
                 authority: described.authority.parse().unwrap(),
                 arm_url: described.arm_url.parse().unwrap(),
-                vault_host: self.key.vault_host().to_owned(),
+                vault_hosts: vec![self.key.vault_host().to_owned()],
                 vault_resource: "https://vault.azure.net".into(),
             }),
             ca_file: Some(described.ca_file.clone()),
             subscription_id: Some(described.subscription_id.clone()),
             resource_group: Some(described.resource_group.clone()),
             call_timeout: Duration::from_secs(5),
+            require_private_networking: false,
         }
     }
 
@@ -302,6 +303,9 @@ async fn a_deleted_vault() {
     vault.admin.delete_vault().await.unwrap();
     let evidence = vault.probe_by(&running).await;
     assert_eq!(evidence.class, Class::VaultDeleted, "{evidence:?}");
+    // A client that is started now has never heard of the vault's region.
+    let evidence = vault.probe_by(&vault.service()).await;
+    assert_eq!(evidence.class, Class::VaultDeleted, "after a restart: {evidence:?}");
 
     let mut without_arm = vault.config();
     (without_arm.subscription_id, without_arm.resource_group) = (None, None);

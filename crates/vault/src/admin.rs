@@ -250,6 +250,7 @@ async fn private_endpoints(
                 status: ConnectionStatus::Pending,
                 description: String::new(),
                 private_endpoint_id: id,
+                location: None,
             };
             service
                 .change(|state| match state.vault.private_endpoints.contains_key(*name) {

@@ -1,8 +1,12 @@
 //! Azure Resource Manager, as far as a vault is concerned: reading it, deleted vaults, private endpoint
-//! connections. Pure.
+//! connections and the private endpoints that ask for them. Pure.
+
+mod private_endpoint;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+pub use private_endpoint::EndpointScope;
 
 use crate::answer::{Answer, Caller, Refusal};
 use crate::authorize::{Permission, authorize_arm};
@@ -22,6 +26,9 @@ pub enum ArmCall {
     Connection { scope: Scope, name: String },
     SetConnection { scope: Scope, name: String },
     PrivateLinkResources(Scope),
+    Endpoint(EndpointScope),
+    PutEndpoint(EndpointScope),
+    DeleteEndpoint(EndpointScope),
 }
 
 /// A vault named by its resource id.
@@ -46,12 +53,15 @@ impl ArmCall {
             Self::Connection { .. } => "ArmPrivateEndpointConnectionGet",
             Self::SetConnection { .. } => "ArmPrivateEndpointConnectionPut",
             Self::PrivateLinkResources(_) => "ArmPrivateLinkResourceList",
+            Self::Endpoint(_) => "ArmPrivateEndpointGet",
+            Self::PutEndpoint(_) => "ArmPrivateEndpointPut",
+            Self::DeleteEndpoint(_) => "ArmPrivateEndpointDelete",
         }
     }
 
     /// Whether it changes the vault.
     pub fn is_write(&self) -> bool {
-        matches!(self, Self::SetConnection { .. })
+        matches!(self, Self::SetConnection { .. } | Self::PutEndpoint(_) | Self::DeleteEndpoint(_))
     }
 }
 
@@ -109,11 +119,32 @@ pub fn route(method: &str, path: &str) -> Result<ArmCall, Refusal> {
             ],
             "GET",
         ) => Ok(ArmCall::PrivateLinkResources(scope())),
+        (
+            [
+                "subscriptions",
+                _,
+                "resourcegroups",
+                _,
+                "providers",
+                "microsoft.network",
+                "privateendpoints",
+                _,
+            ],
+            _,
+        ) => {
+            let scope = EndpointScope { subscription: text(1), resource_group: text(3), name: text(7) };
+            match method {
+                "GET" => Ok(ArmCall::Endpoint(scope)),
+                "PUT" => Ok(ArmCall::PutEndpoint(scope)),
+                "DELETE" => Ok(ArmCall::DeleteEndpoint(scope)),
+                _ => Err(Refusal::MethodNotAllowed),
+            }
+        }
         _ => Err(Refusal::NoSuchPath),
     }
 }
 
-/// Does a call. Only [`ArmCall::SetConnection`] changes the state.
+/// Does a call. Only those that [`ArmCall::is_write`] names change the state.
 pub fn answer(
     state: &mut State,
     call: &ArmCall,
@@ -172,6 +203,9 @@ pub fn answer(
             let shown = vault.private_endpoints.get(name).map(|c| connection_resource(vault, name, c));
             Ok(Answer::ok(shown.unwrap_or(Value::Null)))
         }
+        ArmCall::Endpoint(scope) => private_endpoint::show(&state.vault, scope),
+        ArmCall::PutEndpoint(scope) => private_endpoint::put(&mut state.vault, scope, caller, body, now),
+        ArmCall::DeleteEndpoint(scope) => Ok(private_endpoint::delete(&mut state.vault, scope)),
         ArmCall::PrivateLinkResources(scope) => {
             let vault = in_scope(state, scope, caller, false, now)?;
             Ok(Answer::ok(json!({ "value": [{

@@ -141,6 +141,11 @@ impl VaultAdmin {
         self.call(Method::POST, "keys", &json!({ "name": name, "size": size })).await
     }
 
+    /// Makes an EC key (P-256), which can neither wrap nor unwrap.
+    pub async fn create_ec_key(&self, name: &str) -> Result<KeyView, ClientError> {
+        self.call(Method::POST, "keys", &json!({ "name": name, "kty": "EC" })).await
+    }
+
     /// Changes attributes of one version, or of all.
     pub async fn change_key(&self, name: &str, settings: &KeySettings) -> Result<KeyView, ClientError> {
         self.call(Method::PATCH, &format!("keys/{name}"), settings).await

@@ -85,23 +85,13 @@ impl Disk {
 
     /// The state, or `None` when there is none yet.
     pub fn load(&self) -> Result<Option<State>, DiskError> {
-        #[derive(serde::Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let path = self.path("state.json");
-        let Some(bytes) = self.read("state.json")? else { return Ok(None) };
-        let unreadable = |source| DiskError::Unreadable { path: path.clone(), source };
-        let Format { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        if format > FORMAT {
-            return Err(DiskError::Newer { path, found: format });
-        }
-        serde_json::from_slice(&bytes).map(Some).map_err(unreadable)
+        let Some(bytes) = self.read(STATE_FILE)? else { return Ok(None) };
+        read_state(&self.path(STATE_FILE), &bytes).map(Some)
     }
 
     /// Makes `state` durable: it is on the disk when this returns.
     pub fn save(&self, state: &State) -> Result<(), DiskError> {
-        self.write_json("state.json", state)
+        self.write_json(STATE_FILE, state)
     }
 
     /// Writes a JSON file as [`Disk::write`] does.
@@ -141,6 +131,28 @@ impl Disk {
             Err(source) => Err(file("read", &path, source)),
         }
     }
+}
+
+/// The state of a vault that another process may be serving, as it is now.
+pub fn peek(dir: &Path) -> Result<State, DiskError> {
+    let path = dir.join(STATE_FILE);
+    let bytes = fs::read(&path).map_err(|source| file("read", &path, source))?;
+    read_state(&path, &bytes)
+}
+
+const STATE_FILE: &str = "state.json";
+
+fn read_state(path: &Path, bytes: &[u8]) -> Result<State, DiskError> {
+    #[derive(serde::Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let unreadable = |source| DiskError::Unreadable { path: path.to_owned(), source };
+    let Format { format } = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if format > FORMAT {
+        return Err(DiskError::Newer { path: path.to_owned(), found: format });
+    }
+    serde_json::from_slice(bytes).map_err(unreadable)
 }
 
 fn file(action: &'static str, path: &Path, source: io::Error) -> DiskError {

@@ -264,6 +264,9 @@ fn crypto(
         }
     }
     let body = body::Crypto::read(&request.body)?;
+    if version.material.point.is_some() {
+        return Err(Refusal::BadParameter(format!("Operation {word} is not supported for keys of type EC")));
+    }
     let Some(algorithm) = Algorithm::from_name(&body.alg) else {
         return Err(Refusal::BadParameter(format!(
             "Property has invalid value: alg {:?} is not an encryption algorithm of an RSA key",

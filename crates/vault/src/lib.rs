@@ -69,11 +69,20 @@ pub struct FirstStart {
     pub location: String,
     /// Purge protection, which keyward recommends.
     pub purge_protection: bool,
+    /// Folder of a vault whose tenant this one belongs to: its applications as they are now, its signing keys, and
+    /// its token endpoint, which has to go on being served. `None`: a tenant of its own.
+    pub tenant_of: Option<PathBuf>,
 }
 
 impl Default for FirstStart {
     fn default() -> Self {
-        Self { name: None, subscription_id: None, location: "westeurope".to_owned(), purge_protection: true }
+        Self {
+            name: None,
+            subscription_id: None,
+            location: "westeurope".to_owned(),
+            purge_protection: true,
+            tenant_of: None,
+        }
     }
 }
 
@@ -222,6 +231,10 @@ pub async fn serve_with(options: ServeOptions, first: FirstStart) -> Result<Runn
     let endpoints = Endpoints {
         vault: format!("https://localhost:{}", ports.vault),
         directory: format!("https://localhost:{}", ports.directory),
+        authority: state
+            .authority
+            .clone()
+            .unwrap_or_else(|| format!("https://localhost:{}", ports.directory)),
     };
     let description = describe(&state, &endpoints, &disk);
     disk.write_json(DESCRIPTION_FILE, &description)?;
@@ -239,7 +252,7 @@ fn describe(state: &State, endpoints: &Endpoints, disk: &Disk) -> VaultDescripti
     let first = first_application(state);
     VaultDescription {
         url: endpoints.vault.clone(),
-        authority: endpoints.directory.clone(),
+        authority: endpoints.authority.clone(),
         arm_url: endpoints.directory.clone(),
         admin_url: endpoints.directory.clone(),
         ca_file: disk.path(tls::CA_FILE),
@@ -267,13 +280,51 @@ fn first_application(state: &State) -> Option<NewApplication> {
     })
 }
 
+/// Who belongs to the vault's tenant, and who gives out its tokens.
+struct Tenant {
+    directory: Directory,
+    first_client_id: String,
+    /// Another vault's token endpoint.
+    authority: Option<String>,
+}
+
+impl Tenant {
+    fn make(now: state::UnixSeconds) -> Result<Self, VaultError> {
+        let application = admin::new_application("keyward", false, now);
+        let first_client_id = application.client_id.clone();
+        let signing =
+            SigningKey { kid: Uuid::new_v4().simple().to_string(), material: Material::make(2048)? };
+        let directory = Directory {
+            tenant_id: Uuid::new_v4().to_string(),
+            signing_keys: vec![signing],
+            applications: BTreeMap::from([(first_client_id.clone(), application)]),
+        };
+        Ok(Self { directory, first_client_id, authority: None })
+    }
+
+    fn of(folder: &std::path::Path) -> Result<Self, VaultError> {
+        let state = disk::peek(folder)?;
+        let own = format!("https://localhost:{}", state.ports.directory);
+        Ok(Self {
+            directory: state.directory,
+            first_client_id: state.first_client_id,
+            authority: Some(state.authority.unwrap_or(own)),
+        })
+    }
+}
+
 fn first_state(first: FirstStart, ports: Ports) -> Result<State, VaultError> {
     let now = machine_now();
-    let application = admin::new_application("keyward", false, now);
+    let tenant = match &first.tenant_of {
+        Some(folder) => Tenant::of(folder)?,
+        None => Tenant::make(now)?,
+    };
+    let object_id = tenant.directory.applications.get(&tenant.first_client_id);
+    let object_id = object_id.map(|application| application.object_id.clone()).unwrap_or_default();
     let recommended = authorize::read_grant(&[authorize::RECOMMENDED_ROLE.to_owned()]).unwrap_or_default();
     let role = RoleAssignment {
         id: Uuid::new_v4().to_string(),
-        object_id: application.object_id.clone(),
+        object_id,
         role: authorize::RECOMMENDED_ROLE.to_owned(),
         permissions: recommended.permissions,
         vault_read: recommended.vault_read,
@@ -282,18 +333,13 @@ fn first_state(first: FirstStart, ports: Ports) -> Result<State, VaultError> {
         until: None,
     };
     let name = first.name.unwrap_or_else(|| format!("kw-dev-{}", &Uuid::new_v4().simple().to_string()[..8]));
-    let first_client_id = application.client_id.clone();
-    let signing = SigningKey { kid: Uuid::new_v4().simple().to_string(), material: Material::make(2048)? };
     Ok(State {
         format: state::FORMAT,
         admin_token: admin::random_secret(),
         ports,
-        first_client_id: first_client_id.clone(),
-        directory: Directory {
-            tenant_id: Uuid::new_v4().to_string(),
-            signing_keys: vec![signing],
-            applications: BTreeMap::from([(first_client_id, application)]),
-        },
+        first_client_id: tenant.first_client_id,
+        directory: tenant.directory,
+        authority: tenant.authority,
         vault: Vault {
             name,
             location: first.location,

@@ -1,4 +1,4 @@
-//! RSA key pairs and what a vault does with them. The only file that touches private keys.
+//! Key pairs and what a vault does with them: RSA, and EC of P-256, which is made and shown only. The only file that touches private keys.
 
 use std::fmt;
 
@@ -8,21 +8,37 @@ use aws_lc_rs::rsa::{
     OaepPrivateDecryptingKey, OaepPublicEncryptingKey, Pkcs1PrivateDecryptingKey, Pkcs1PublicEncryptingKey,
     PrivateDecryptingKey, PublicKeyComponents,
 };
-use aws_lc_rs::signature::KeyPair as _;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
-/// An RSA key pair as it is kept in the state file.
+/// A key pair as it is kept in the state file.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Material {
     /// PKCS#8, base64url.
     pkcs8: String,
-    /// Modulus, base64url.
+    /// Modulus, base64url; empty for EC.
     pub n: String,
-    /// Public exponent, base64url.
+    /// Public exponent, base64url; empty for EC.
     pub e: String,
+    /// The public point of an EC key pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<Point>,
 }
+
+/// A point of P-256.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Point {
+    /// base64url.
+    pub x: String,
+    /// base64url.
+    pub y: String,
+}
+
+/// Size, in bits, by which an EC key pair is asked for.
+pub const EC_BITS: u32 = 256;
 
 impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,15 +123,34 @@ impl Algorithm {
 }
 
 impl Material {
-    /// A new random key pair of 2048, 3072 or 4096 bits. Takes from tenths of a second to seconds.
+    /// A new random RSA key pair of 2048, 3072 or 4096 bits, which takes from tenths of a second to seconds; or,
+    /// with [`EC_BITS`], an EC one.
     pub fn make(bits: u32) -> Result<Self, MaterialError> {
         let size = match bits {
+            EC_BITS => return Self::make_ec(),
             2048 => KeySize::Rsa2048,
             3072 => KeySize::Rsa3072,
             4096 => KeySize::Rsa4096,
             other => return Err(MaterialError::Size(other)),
         };
         Self::keep(&KeyPair::generate(size).map_err(|_| MaterialError::Unusable)?)
+    }
+
+    fn make_ec() -> Result<Self, MaterialError> {
+        let pair =
+            EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| MaterialError::Unusable)?;
+        let pkcs8 = pair.to_pkcs8v1().map_err(|_| MaterialError::Unusable)?;
+        // Uncompressed: 4, then both coordinates.
+        let (x, y) = match pair.public_key().as_ref() {
+            [4, point @ ..] if point.len() == 64 => point.split_at(32),
+            _ => return Err(MaterialError::Unusable),
+        };
+        Ok(Self {
+            pkcs8: BASE64URL_NOPAD.encode(pkcs8.as_ref()),
+            n: String::new(),
+            e: String::new(),
+            point: Some(Point { x: BASE64URL_NOPAD.encode(x), y: BASE64URL_NOPAD.encode(y) }),
+        })
     }
 
     /// A key pair that somebody brings.
@@ -143,11 +178,15 @@ impl Material {
             pkcs8: BASE64URL_NOPAD.encode(pkcs8.as_ref()),
             n: BASE64URL_NOPAD.encode(public.modulus().big_endian_without_leading_zero()),
             e: BASE64URL_NOPAD.encode(public.exponent().big_endian_without_leading_zero()),
+            point: None,
         })
     }
 
-    /// Bits of the modulus.
+    /// Bits of the modulus, or of the curve.
     pub fn bits(&self) -> u32 {
+        if self.point.is_some() {
+            return EC_BITS;
+        }
         u32::try_from(self.n.len() * 6 / 8 * 8).unwrap_or(0)
     }
 

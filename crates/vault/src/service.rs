@@ -65,6 +65,8 @@ pub(crate) struct Endpoints {
     pub(crate) vault: String,
     /// Entra, ARM and the admin API.
     pub(crate) directory: String,
+    /// Who gives out tokens for this vault: `directory`, unless it shares another vault's tenant.
+    pub(crate) authority: String,
 }
 
 /// One served vault.
@@ -305,7 +307,7 @@ impl Service {
         let authority = if base.contains(".vault.azure.net") {
             "https://login.microsoftonline.com".to_owned()
         } else {
-            self.endpoints.directory.clone()
+            self.endpoints.authority.clone()
         };
         let mut challenge =
             format!("Bearer authorization=\"{authority}/{tenant}\", resource=\"{}\"", entra::VAULT_RESOURCE);
@@ -322,7 +324,7 @@ impl Service {
                 let mut answer = refusal.answer();
                 if refusal.is_challenge() {
                     let tenant = &self.state().directory.tenant_id;
-                    let authority = &self.endpoints.directory;
+                    let authority = &self.endpoints.authority;
                     answer.headers.push((
                         "www-authenticate",
                         format!("Bearer authorization_uri=\"{authority}/{tenant}\", error=\"invalid_token\""),

@@ -43,6 +43,9 @@ pub struct State {
     pub first_client_id: String,
     /// The tenant: applications and the keys that sign tokens.
     pub directory: Directory,
+    /// The token endpoint, when it is another vault's: both belong to one tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
     /// The vault itself.
     pub vault: Vault,
     /// Knobs of the double.

@@ -118,6 +118,7 @@ mod tests {
             subscription_id: None,
             resource_group: None,
             call_timeout: std::time::Duration::from_secs(1),
+            require_private_networking: false,
         };
         assert!(config.problems().is_empty());
         config.places()

@@ -34,6 +34,8 @@ pub enum Fault {
     TlsFailed,
     /// What came is not HTTP, or longer than any answer may be.
     NotAnAnswer,
+    /// Private networking is required, and the host has public addresses alone: nothing was sent.
+    PublicAddress,
 }
 
 /// An HTTP answer, as far as classification looks at it.
@@ -174,6 +176,7 @@ fn of_fault(fault: Fault) -> Class {
         Fault::NameNotResolved => Class::NameNotResolved,
         Fault::TlsFailed => Class::TlsFailed,
         Fault::NotAnAnswer => Class::Malformed,
+        Fault::PublicAddress => Class::DeniedByPrivateLink,
     }
 }
 

@@ -1,10 +1,12 @@
 //! Where the customer key lives and as whom to ask for it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-/// How to reach a customer key in Azure. Holds paths of secrets, never a secret.
+/// How to reach a customer key in Azure. Holds paths of secrets; a secret itself only as [`ClientSecret`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AzureConfig {
     /// The tenant that the vault and the application belong to: a GUID. Vaults of another tenant are refused.
@@ -23,11 +25,17 @@ pub struct AzureConfig {
     pub resource_group: Option<String>,
     /// The longest one HTTP exchange may take.
     pub call_timeout: Duration,
+    /// Whether a vault is asked over a private address only (RFC 1918, unique local; loopback too with
+    /// [`Cloud::Custom`]): a name that resolves to public ones alone is refused before anything is sent. Entra ID
+    /// and ARM have public addresses and are not meant.
+    pub require_private_networking: bool,
 }
 
 /// How the application proves itself to Entra ID. Files are read anew for every token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
+    /// A client secret held in memory.
+    ClientSecret(ClientSecret),
     /// A file that holds a client secret; surrounding white space is ignored.
     ClientSecretFile(PathBuf),
     /// A PEM file with the certificate, first, and its RSA private key (PKCS #8 or PKCS #1).
@@ -47,6 +55,36 @@ pub enum Credential {
         /// Where it is.
         token_file: PathBuf,
     },
+}
+
+/// A client secret. It shows itself nowhere and is wiped when dropped.
+#[derive(Clone)]
+pub struct ClientSecret(SecretString);
+
+impl ClientSecret {
+    pub(super) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl From<SecretString> for ClientSecret {
+    fn from(secret: SecretString) -> Self {
+        Self(secret)
+    }
+}
+
+impl PartialEq for ClientSecret {
+    fn eq(&self, other: &Self) -> bool {
+        verify_slices_are_equal(self.expose().as_bytes(), other.expose().as_bytes()).is_ok()
+    }
+}
+
+impl Eq for ClientSecret {}
+
+impl fmt::Debug for ClientSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// Which Azure.
@@ -70,8 +108,9 @@ pub struct Endpoints {
     pub authority: Url,
     /// Azure Resource Manager, `https://HOST[:PORT]`.
     pub arm_url: Url,
-    /// What a vault's host must be (`localhost:8443`) or end in (`.vault.azure.net`).
-    pub vault_host: String,
+    /// What a vault's host must be (`localhost:8443`) or end in (`.vault.azure.net`): one of these. A rewrap to
+    /// another vault needs that one's too.
+    pub vault_hosts: Vec<String>,
     /// The audience of vault tokens, as the vault's challenge names it (`https://vault.azure.net`).
     pub vault_resource: String,
 }
@@ -136,7 +175,7 @@ pub(super) struct Places {
     /// Authorities that a challenge may name; tokens are fetched from the first.
     pub(super) authorities: Vec<Url>,
     pub(super) arm: Url,
-    vault_host: String,
+    vault_hosts: Vec<String>,
     /// Without a trailing slash.
     pub(super) vault_resource: String,
 }
@@ -144,22 +183,20 @@ pub(super) struct Places {
 impl Places {
     /// Whether `host` (`HOST[:PORT]`) is a vault of this cloud.
     pub(super) fn is_vault(&self, host: &str) -> bool {
-        match self.vault_host.strip_prefix('.') {
+        self.vault_hosts.iter().any(|known| match known.strip_prefix('.') {
             Some(suffix) => host
                 .strip_suffix(suffix)
                 .and_then(|label| label.strip_suffix('.'))
                 .is_some_and(|label| !label.is_empty() && !label.contains('.')),
-            None => host == self.vault_host,
-        }
+            None => host == known,
+        })
     }
 
     /// What a vault's host must look like, for a message.
     pub(super) fn vault_pattern(&self) -> String {
-        if self.vault_host.starts_with('.') {
-            format!("VAULT{}", self.vault_host)
-        } else {
-            self.vault_host.clone()
-        }
+        let shown =
+            |known: &String| if known.starts_with('.') { format!("VAULT{known}") } else { known.clone() };
+        self.vault_hosts.iter().map(shown).collect::<Vec<_>>().join(" or ")
     }
 }
 
@@ -172,7 +209,8 @@ impl AzureConfig {
         }
         let used_client_id = match &self.credential {
             Credential::ManagedIdentity { client_id, .. } => client_id.as_ref(),
-            Credential::ClientSecretFile(_)
+            Credential::ClientSecret(_)
+            | Credential::ClientSecretFile(_)
             | Credential::Certificate { .. }
             | Credential::Federated { .. } => Some(&self.client_id),
         };
@@ -204,7 +242,7 @@ impl AzureConfig {
                 .filter_map(|host| Url::parse(&format!("https://{host}")).ok())
                 .collect(),
             arm: Url::parse(&format!("https://{arm}")).unwrap_or_else(|_| unreachable!("a constant")),
-            vault_host: format!(".{vault_suffix}"),
+            vault_hosts: vec![format!(".{vault_suffix}")],
             vault_resource: format!("https://{vault_suffix}"),
         };
         match &self.cloud {
@@ -226,7 +264,7 @@ impl AzureConfig {
             Cloud::Custom(endpoints) => Places {
                 authorities: vec![endpoints.authority.clone()],
                 arm: endpoints.arm_url.clone(),
-                vault_host: endpoints.vault_host.clone(),
+                vault_hosts: endpoints.vault_hosts.clone(),
                 vault_resource: endpoints.vault_resource.trim_end_matches('/').to_owned(),
             },
         }
@@ -247,7 +285,17 @@ mod tests {
             subscription_id: None,
             resource_group: None,
             call_timeout: Duration::from_secs(10),
+            require_private_networking: false,
         }
+    }
+
+    #[test]
+    fn a_client_secret_shows_itself_nowhere() {
+        let secret = |text: &str| Credential::ClientSecret(SecretString::from(text).into());
+        let config = AzureConfig { credential: secret("hunter2~x"), ..config() };
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert_eq!(secret("a"), secret("a"));
+        assert_ne!(secret("a"), secret("b"));
     }
 
     #[test]
@@ -255,7 +303,7 @@ mod tests {
         let endpoints = Endpoints {
             authority: Url::parse("http://localhost:1").unwrap(),
             arm_url: Url::parse("https://localhost:1/path").unwrap(),
-            vault_host: "localhost:1".into(),
+            vault_hosts: vec!["localhost:1".into()],
             vault_resource: "https://vault.azure.net".into(),
         };
         let config = AzureConfig {

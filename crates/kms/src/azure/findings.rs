@@ -3,7 +3,7 @@
 use keyward_model::{Class, KeyIdentifier, Timestamp};
 
 use super::{arm::VaultSetup, transport::Failure};
-use crate::{Facts, Finding, KeyDescription, Operation, Severity};
+use crate::{About, Facts, Finding, KeyDescription, Operation, Severity};
 
 const SIZES: [u32; 3] = [2048, 3072, 4096];
 /// From so long before its end on, a key's expiry is worth a warning, in milliseconds: 60 days.
@@ -13,25 +13,30 @@ const EXPIRY_NOTICE_MS: i64 = 60 * 86_400_000;
 pub(super) fn of_description(described: &KeyDescription, now: Timestamp) -> Vec<Finding> {
     let mut found = Vec::new();
     let key = &described.key_identifier;
-    let mut refuse = |text: String, hint: &str| found.push(finding(Severity::Refuse, None, text, hint));
+    let mut refuse =
+        |about, text: String, hint: &str| found.push(finding(Severity::Refuse, about, None, text, hint));
     if !matches!(described.kty.as_str(), "RSA" | "RSA-HSM") {
         let text = format!("{key} is a key of type {}, not RSA", described.kty);
-        refuse(text, "make an RSA key of 2048, 3072 or 4096 bits in the vault");
+        refuse(About::KeyKind, text, "make an RSA key of 2048, 3072 or 4096 bits in the vault");
         return found;
     }
     match described.key_size_bits {
         Some(bits) if SIZES.contains(&bits) => {}
         Some(bits) => refuse(
+            About::KeyKind,
             format!("{key} has {bits} bits"),
             "make an RSA key of 2048, 3072 or 4096 bits in the vault",
         ),
-        None => refuse(format!("the vault did not show the public key of {key}"), "report it"),
+        None => {
+            refuse(About::KeyKind, format!("the vault did not show the public key of {key}"), "report it")
+        }
     }
     let permits =
         |names: [&str; 2]| described.key_ops.iter().any(|permitted| names.contains(&permitted.as_str()));
     for (operation, names) in [("wrap", ["wrapKey", "encrypt"]), ("unwrap", ["unwrapKey", "decrypt"])] {
         if !permits(names) {
             refuse(
+                About::KeyOperations,
                 format!(
                     "{key} does not permit to {operation}: neither {} nor {} is among its operations",
                     names[0], names[1]
@@ -41,16 +46,22 @@ pub(super) fn of_description(described: &KeyDescription, now: Timestamp) -> Vec<
         }
     }
     if !described.enabled {
-        refuse(format!("{key} is disabled"), "enable the key version in the vault, or name another one");
+        refuse(
+            About::KeyDisabled,
+            format!("{key} is disabled"),
+            "enable the key version in the vault, or name another one",
+        );
     }
     if let Some(not_before) = described.not_before.filter(|at| *at > now) {
         refuse(
+            About::KeyNotYetValid,
             format!("{key} is not valid before {not_before}"),
             "move the key's activation date, or name another version",
         );
     }
     match described.expires {
         Some(at) if at <= now => refuse(
+            About::KeyExpired,
             format!("{key} has expired on {at}: it unwraps, but wraps nothing"),
             "make a new key version, or move the key's expiration date",
         ),
@@ -58,6 +69,7 @@ pub(super) fn of_description(described: &KeyDescription, now: Timestamp) -> Vec<
             let text = format!("{key} expires on {at}; from then on master keys cannot be rotated under it");
             found.push(finding(
                 Severity::Warn,
+                About::KeyExpires(at),
                 None,
                 text,
                 "make a new key version before, and rewrap to it",
@@ -89,7 +101,13 @@ pub(super) fn of_vault(key: &KeyIdentifier, setup: &VaultSetup, tenant_id: &str)
             key.vault_host(),
             setup.tenant_id
         );
-        found.push(finding(Severity::Refuse, Some(Class::Misconfigured), text, Class::Misconfigured.hint()));
+        found.push(finding(
+            Severity::Refuse,
+            About::Tenant,
+            Some(Class::Misconfigured),
+            text,
+            Class::Misconfigured.hint(),
+        ));
     }
     if !setup.soft_delete {
         found.push(no_soft_delete(key));
@@ -103,6 +121,7 @@ pub(super) fn of_vault(key: &KeyIdentifier, setup: &VaultSetup, tenant_id: &str)
         );
         found.push(finding(
             Severity::Warn,
+            About::PrivateNetworking,
             Some(Class::DeniedByPrivateLink),
             text,
             Class::DeniedByPrivateLink.hint(),
@@ -117,7 +136,13 @@ pub(super) fn of_certificate_end(ends: Timestamp, now: Timestamp) -> Option<Find
     let text =
         format!("the client certificate expires on {ends}; from then on the customer key cannot be asked");
     near.then(|| {
-        finding(Severity::Warn, None, text, "register a new certificate, and put it in the agent's file")
+        finding(
+            Severity::Warn,
+            About::ClientCertificate,
+            None,
+            text,
+            "register a new certificate, and put it in the agent's file",
+        )
     })
 }
 
@@ -137,7 +162,7 @@ pub(super) fn of_unseen_vault(key: &KeyIdentifier, failure: Option<&Failure>) ->
             "assign the role Key Vault Reader on the vault, and check subscription_id and resource_group"
         }
     };
-    finding(Severity::Warn, class, text, hint)
+    finding(Severity::Warn, About::VaultUnseen, class, text, hint)
 }
 
 /// A call of the check failed.
@@ -159,13 +184,15 @@ pub(super) fn of_failure(operation: Operation, key: &KeyIdentifier, class: Class
         }
         _ => class.hint(),
     };
-    finding(Severity::Refuse, Some(class), text, hint)
+    let about = About::Answer { operation, inner_code: facts.inner_code.clone() };
+    finding(Severity::Refuse, about, Some(class), text, hint)
 }
 
 /// The vault unwrapped something else than was wrapped.
 pub(super) fn of_wrong_answer(key: &KeyIdentifier) -> Finding {
     let text = format!("{key} did not unwrap to what was wrapped with it");
-    finding(Severity::Refuse, Some(Class::BadCiphertext), text, "do not use this key; report it")
+    let about = About::Answer { operation: Operation::Unwrap, inner_code: None };
+    finding(Severity::Refuse, about, Some(Class::BadCiphertext), text, "do not use this key; report it")
 }
 
 fn no_soft_delete(key: &KeyIdentifier) -> Finding {
@@ -173,7 +200,7 @@ fn no_soft_delete(key: &KeyIdentifier) -> Finding {
         "the vault {} has no soft delete: a deleted key is gone at once, and all data with it",
         key.vault_host()
     );
-    finding(Severity::Warn, None, text, "switch soft delete and purge protection on")
+    finding(Severity::Warn, About::SoftDelete, None, text, "switch soft delete and purge protection on")
 }
 
 fn no_purge_protection(key: &KeyIdentifier) -> Finding {
@@ -181,9 +208,9 @@ fn no_purge_protection(key: &KeyIdentifier) -> Finding {
         "the vault {} has no purge protection: a deleted key can be purged at once, and all data with it",
         key.vault_host()
     );
-    finding(Severity::Warn, None, text, "switch purge protection on")
+    finding(Severity::Warn, About::PurgeProtection, None, text, "switch purge protection on")
 }
 
-fn finding(severity: Severity, class: Option<Class>, text: String, hint: &str) -> Finding {
-    Finding { severity, class, text, hint: hint.to_owned() }
+fn finding(severity: Severity, about: About, class: Option<Class>, text: String, hint: &str) -> Finding {
+    Finding { severity, about, class, text, hint: hint.to_owned() }
 }

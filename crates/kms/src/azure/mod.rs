@@ -7,10 +7,12 @@ pub mod classify;
 mod config;
 mod findings;
 mod keys_api;
+mod private_link;
 pub mod retry;
 mod service;
 mod token;
 mod transport;
 
-pub use config::{AzureConfig, Cloud, ConfigError, Credential, Endpoints};
+pub use config::{AzureConfig, ClientSecret, Cloud, ConfigError, Credential, Endpoints};
+pub use private_link::{ArmError, ConnectionState, NewPrivateEndpoint, PrivateLink, SeenEndpoint};
 pub use service::AzureKeyService;

@@ -29,6 +29,7 @@ pub struct AzureKeyService {
     tokens: Tokens,
     arm: Option<Arm>,
     tenant_id: String,
+    work: RetryPolicy,
     /// The pair of operations that worked last, by key name in its vault and direction.
     granted: Mutex<HashMap<(String, Operation), Pair>>,
 }
@@ -41,6 +42,7 @@ impl AzureKeyService {
         }
         let places = config.places();
         let transport = Transport::secure(&config)?;
+        let to_vault = Transport::to_vault(&config)?;
         let tokens = Tokens::new(&config, places.authorities[0].clone(), transport.clone())?;
         let arm = match (config.subscription_id, config.resource_group) {
             (Some(subscription), Some(group)) => {
@@ -48,8 +50,20 @@ impl AzureKeyService {
             }
             (None, _) | (_, None) => None,
         };
-        let keys = KeysApi::new(places, config.tenant_id.clone(), transport);
-        Ok(Self { keys, tokens, arm, tenant_id: config.tenant_id, granted: Mutex::default() })
+        let keys = KeysApi::new(places, config.tenant_id.clone(), to_vault);
+        Ok(Self {
+            keys,
+            tokens,
+            arm,
+            tenant_id: config.tenant_id,
+            work: RetryPolicy::WORK,
+            granted: Mutex::default(),
+        })
+    }
+
+    /// With other bounds than [`RetryPolicy::WORK`] for all but probes: someone waits for the answer.
+    pub fn with_retries(self, work: RetryPolicy) -> Self {
+        Self { work, ..self }
     }
 
     /// Wraps or unwraps by whichever pair of operations is granted.
@@ -123,12 +137,12 @@ impl AzureKeyService {
                 Facts { message: Some("this host's random source failed".to_owned()), ..Facts::default() };
             return vec![findings::of_failure(Operation::Wrap, key, Class::Misconfigured, &facts)];
         }
-        let wrapped = match self.crypt(Operation::Wrap, key, &sample, &RetryPolicy::WORK).await {
+        let wrapped = match self.crypt(Operation::Wrap, key, &sample, &self.work).await {
             Ok((wrapped, _)) => wrapped,
             Err(failure) if is_denial(failure.class) => {
                 let mut found = vec![of(Operation::Wrap, &failure)];
                 // Whether unwrapping is granted shows with any input: who may not is refused before it is read.
-                if let Err(failure) = self.crypt(Operation::Unwrap, key, &sample, &RetryPolicy::WORK).await
+                if let Err(failure) = self.crypt(Operation::Unwrap, key, &sample, &self.work).await
                     && failure.class != Class::BadCiphertext
                 {
                     found.push(of(Operation::Unwrap, &failure));
@@ -137,7 +151,7 @@ impl AzureKeyService {
             }
             Err(failure) => return vec![of(Operation::Wrap, &failure)],
         };
-        match self.crypt(Operation::Unwrap, key, &wrapped, &RetryPolicy::WORK).await {
+        match self.crypt(Operation::Unwrap, key, &wrapped, &self.work).await {
             Ok((unwrapped, _)) if unwrapped[..] == sample => Vec::new(),
             Ok(_) => vec![findings::of_wrong_answer(key)],
             Err(failure) => vec![of(Operation::Unwrap, &failure)],
@@ -148,14 +162,14 @@ impl AzureKeyService {
 #[async_trait]
 impl KeyService for AzureKeyService {
     async fn describe(&self, key: &KeyIdentifier) -> Result<KeyDescription, KmsError> {
-        let described = self.keys.describe(&self.tokens, key, false, &RetryPolicy::WORK).await;
+        let described = self.keys.describe(&self.tokens, key, false, &self.work).await;
         described
             .map(|(description, _)| description)
             .map_err(|failure| error(Operation::Describe, key, failure))
     }
 
     async fn wrap(&self, key: &KeyIdentifier, plaintext: &[u8]) -> Result<Vec<u8>, KmsError> {
-        let wrapped = self.crypt(Operation::Wrap, key, plaintext, &RetryPolicy::WORK).await;
+        let wrapped = self.crypt(Operation::Wrap, key, plaintext, &self.work).await;
         wrapped
             .map(|(ciphertext, _)| ciphertext.to_vec())
             .map_err(|failure| error(Operation::Wrap, key, failure))
@@ -166,7 +180,7 @@ impl KeyService for AzureKeyService {
         key: &KeyIdentifier,
         ciphertext: &[u8],
     ) -> Result<(Zeroizing<Vec<u8>>, Facts), KmsError> {
-        let unwrapped = self.unwrap_confirmed(key, ciphertext, &RetryPolicy::WORK).await;
+        let unwrapped = self.unwrap_confirmed(key, ciphertext, &self.work).await;
         unwrapped.map_err(|failure| error(Operation::Unwrap, key, failure))
     }
 
@@ -190,7 +204,7 @@ impl KeyService for AzureKeyService {
     }
 
     async fn latest_version(&self, key: &KeyIdentifier) -> Result<KeyIdentifier, KmsError> {
-        let described = self.keys.describe(&self.tokens, key, true, &RetryPolicy::WORK).await;
+        let described = self.keys.describe(&self.tokens, key, true, &self.work).await;
         described
             .map(|(description, _)| description.key_identifier)
             .map_err(|failure| error(Operation::Describe, key, failure))
@@ -202,7 +216,7 @@ impl KeyService for AzureKeyService {
         if let Some(ends) = self.tokens.certificate_end().await {
             found.extend(findings::of_certificate_end(ends, now));
         }
-        let described = match self.keys.describe(&self.tokens, key, false, &RetryPolicy::WORK).await {
+        let described = match self.keys.describe(&self.tokens, key, false, &self.work).await {
             Ok((description, _)) => {
                 found.extend(findings::of_description(&description, now));
                 Some(description)

@@ -94,7 +94,8 @@ impl Tokens {
                 let azure = || Url::parse(METADATA_SERVICE).unwrap_or_else(|_| unreachable!("a constant"));
                 Some((Transport::metadata_service(config)?, endpoint.clone().unwrap_or_else(azure)))
             }
-            Credential::ClientSecretFile(_)
+            Credential::ClientSecret(_)
+            | Credential::ClientSecretFile(_)
             | Credential::Certificate { .. }
             | Credential::Federated { .. } => None,
         };
@@ -143,7 +144,8 @@ impl Tokens {
             Credential::Certificate { path } => {
                 assertion::certificate_end(&read_credential("certificate", path).await.ok()?)
             }
-            Credential::ClientSecretFile(_)
+            Credential::ClientSecret(_)
+            | Credential::ClientSecretFile(_)
             | Credential::ManagedIdentity { .. }
             | Credential::Federated { .. } => None,
         }
@@ -188,6 +190,7 @@ impl Tokens {
             ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
         let secret: SecretString;
         let (kind, proof) = match &self.credential {
+            Credential::ClientSecret(given) => (None, ("client_secret", given.expose())),
             Credential::ClientSecretFile(path) => {
                 secret = read_credential("client secret", path).await.map_err(mis)?;
                 (None, ("client_secret", secret.expose_secret()))

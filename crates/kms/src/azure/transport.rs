@@ -1,6 +1,6 @@
 //! One HTTP exchange: bounded in time and size, its faults told apart, its buffers wiped.
 
-use std::{error::Error, io, path::Path, sync::Arc, time::Duration};
+use std::{error::Error, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -46,6 +46,14 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn get(url: Url) -> Self {
         Self { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new() }
+    }
+
+    pub(super) fn delete(url: Url) -> Self {
+        Self { method: Method::DELETE, ..Self::get(url) }
+    }
+
+    pub(super) fn put(url: Url, content_type: &'static str, body: Bytes) -> Self {
+        Self { method: Method::PUT, ..Self::post(url, content_type, body) }
     }
 
     pub(super) fn post(url: Url, content_type: &'static str, body: Bytes) -> Self {
@@ -101,34 +109,64 @@ pub(super) fn wiped_body(bytes: Zeroizing<Vec<u8>>) -> Bytes {
 pub(super) struct Transport {
     client: reqwest::Client,
     timeout: Duration,
+    admitted: Admitted,
 }
 
 impl Transport {
-    /// For vault, Entra ID and ARM: TLS only.
+    /// For Entra ID and ARM: TLS only.
     pub(super) fn secure(config: &AzureConfig) -> Result<Self, ConfigError> {
-        let builder = client_builder(config.call_timeout)
+        Self::over_tls(config, Admitted::All)
+    }
+
+    /// For vaults: TLS only, and to private addresses alone where the configuration requires that.
+    pub(super) fn to_vault(config: &AzureConfig) -> Result<Self, ConfigError> {
+        let admitted = match (config.require_private_networking, &config.cloud) {
+            (false, _) => Admitted::All,
+            (true, Cloud::Custom(_)) => Admitted::PrivateOrLoopback,
+            (true, Cloud::Azure | Cloud::AzureChina | Cloud::AzureUsGovernment) => Admitted::Private,
+        };
+        Self::over_tls(config, admitted)
+    }
+
+    fn over_tls(config: &AzureConfig, admitted: Admitted) -> Result<Self, ConfigError> {
+        let builder = client_builder(config.call_timeout, admitted)
             .https_only(true)
             .tls_backend_preconfigured(tls_config(&config.cloud, config.ca_file.as_deref())?);
-        let builder = match config.cloud {
-            // A development vault is on this machine: no proxy knows the way to it.
-            Cloud::Custom(_) => builder.no_proxy(),
-            Cloud::Azure | Cloud::AzureChina | Cloud::AzureUsGovernment => builder,
+        let builder = match (&config.cloud, admitted) {
+            // A development vault is on this machine, and a proxy would look up the name itself.
+            (Cloud::Custom(_), _) | (_, Admitted::Private | Admitted::PrivateOrLoopback) => {
+                builder.no_proxy()
+            }
+            (Cloud::Azure | Cloud::AzureChina | Cloud::AzureUsGovernment, Admitted::All) => builder,
         };
-        Ok(Self { client: builder.build().map_err(ConfigError::Http)?, timeout: config.call_timeout })
+        Self::built(builder, config, admitted)
     }
 
     /// For the machine's metadata service: plain HTTP on a link-local address, and never through a proxy.
     pub(super) fn metadata_service(config: &AzureConfig) -> Result<Self, ConfigError> {
-        let builder = client_builder(config.call_timeout)
+        let builder = client_builder(config.call_timeout, Admitted::All)
             .no_proxy()
             // Azure's own needs none; a development vault's speaks TLS only.
             .tls_backend_preconfigured(tls_config(&config.cloud, config.ca_file.as_deref())?);
-        Ok(Self { client: builder.build().map_err(ConfigError::Http)?, timeout: config.call_timeout })
+        Self::built(builder, config, Admitted::All)
+    }
+
+    fn built(
+        builder: reqwest::ClientBuilder,
+        config: &AzureConfig,
+        admitted: Admitted,
+    ) -> Result<Self, ConfigError> {
+        let client = builder.build().map_err(ConfigError::Http)?;
+        Ok(Self { client, timeout: config.call_timeout, admitted })
     }
 
     /// Sends once. The whole exchange, body included, takes at most the call time-out.
     pub(super) async fn send(&self, request: Request) -> Result<Reply, Failure> {
         let url = request.url.clone();
+        // An address written in the URL is never looked up, so the resolver does not see it.
+        if let Some(address) = literal_address(&url).filter(|address| !self.admitted.admits(*address)) {
+            return Err(failure_of(Fault::PublicAddress, &url, not_private(&host_of(&url), &[address])));
+        }
         match tokio::time::timeout(self.timeout, self.exchange(request)).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err((fault, message))) => Err(failure_of(fault, &url, message)),
@@ -207,7 +245,7 @@ fn retry_after_s(value: &str, now: jiff::Timestamp) -> Option<u64> {
     u64::try_from(at.duration_since(now).as_secs()).ok()
 }
 
-fn client_builder(timeout: Duration) -> reqwest::ClientBuilder {
+fn client_builder(timeout: Duration, admitted: Admitted) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
         // A token follows nobody.
@@ -216,7 +254,7 @@ fn client_builder(timeout: Duration) -> reqwest::ClientBuilder {
         // No connection is kept: what its buffers carried goes with it. Calls come a minute apart, and each looks up
         // the name anew and sees a changed route.
         .pool_max_idle_per_host(0)
-        .dns_resolver(Arc::new(HostResolver))
+        .dns_resolver(Arc::new(HostResolver { admitted }))
 }
 
 fn tls_config(cloud: &Cloud, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, ConfigError> {
@@ -265,8 +303,50 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Config
     Ok(certificates)
 }
 
-/// The host's resolver. Ours only so that a name that does not resolve has a type to be known by.
-struct HostResolver;
+/// Which addresses may be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admitted {
+    All,
+    Private,
+    PrivateOrLoopback,
+}
+
+impl Admitted {
+    fn admits(self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let private = match address {
+            IpAddr::V4(v4) => v4.is_private(),
+            IpAddr::V6(v6) => v6.is_unique_local(),
+        };
+        match self {
+            Admitted::All => true,
+            Admitted::Private => private,
+            Admitted::PrivateOrLoopback => private || address.is_loopback(),
+        }
+    }
+}
+
+fn literal_address(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        url::Host::Ipv4(address) => Some(address.into()),
+        url::Host::Ipv6(address) => Some(address.into()),
+        url::Host::Domain(_) => None,
+    }
+}
+
+fn not_private(host: &str, addresses: &[IpAddr]) -> String {
+    let shown: Vec<String> = addresses.iter().take(3).map(IpAddr::to_string).collect();
+    format!(
+        "private networking is required, and {host} has the public address {}: nothing was sent",
+        shown.join(", ")
+    )
+}
+
+/// The host's resolver. Ours so that a name that does not resolve has a type to be known by, and so that the very
+/// addresses that are connected to are the ones that were looked at.
+struct HostResolver {
+    admitted: Admitted,
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("the name `{name}` does not resolve")]
@@ -276,16 +356,29 @@ struct NotResolved {
     source: Option<io::Error>,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotPrivate(String);
+
 impl Resolve for HostResolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let admitted = self.admitted;
         Box::pin(async move {
             let name = name.as_str().to_owned();
             let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<_>>);
-            match found {
-                Ok(addresses) if addresses.is_empty() => Err(NotResolved { name, source: None }.into()),
-                Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
-                Err(source) => Err(NotResolved { name, source: Some(source) }.into()),
+            let found = match found {
+                Ok(addresses) => addresses,
+                Err(source) => return Err(NotResolved { name, source: Some(source) }.into()),
+            };
+            if found.is_empty() {
+                return Err(NotResolved { name, source: None }.into());
             }
+            let good: Vec<_> = found.iter().copied().filter(|at| admitted.admits(at.ip())).collect();
+            if good.is_empty() {
+                let addresses: Vec<IpAddr> = found.iter().map(std::net::SocketAddr::ip).collect();
+                return Err(NotPrivate(not_private(&name, &addresses)).into());
+            }
+            Ok(Box::new(good.into_iter()) as Addrs)
         })
     }
 }
@@ -295,6 +388,9 @@ fn fault_of(error: &reqwest::Error) -> Fault {
     for cause in causes(error) {
         if cause.is::<NotResolved>() {
             return Fault::NameNotResolved;
+        }
+        if cause.is::<NotPrivate>() {
+            return Fault::PublicAddress;
         }
         if cause.is::<rustls::Error>() {
             return Fault::TlsFailed;
@@ -338,6 +434,35 @@ mod tests {
         assert_eq!(retry_after_s("Tue, 24 Nov 2026 09:00:00 GMT", now), None, "already past");
         assert_eq!(retry_after_s("soon", now), None);
         assert_eq!(retry_after_s("-1", now), None);
+    }
+
+    /// RFC 1918, RFC 4193, and IPv4 written as IPv6; loopback is the development vault's alone.
+    #[test]
+    fn private_addresses_are_told_from_public_ones() {
+        let admits = |admitted: Admitted, text: &str| admitted.admits(text.parse().unwrap());
+        for private in
+            ["10.0.0.4", "172.16.0.1", "172.31.255.255", "192.168.1.1", "fd00::1", "::ffff:10.1.2.3"]
+        {
+            assert!(admits(Admitted::Private, private), "{private}");
+        }
+        for public in [
+            "20.50.1.2",
+            "172.15.0.1",
+            "172.32.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "2603:1030::1",
+            "::ffff:20.1.2.3",
+            "0.0.0.0",
+        ] {
+            assert!(!admits(Admitted::Private, public), "{public}");
+            assert!(!admits(Admitted::PrivateOrLoopback, public), "{public}");
+            assert!(admits(Admitted::All, public), "{public}");
+        }
+        for loopback in ["127.0.0.1", "::1"] {
+            assert!(!admits(Admitted::Private, loopback), "{loopback}");
+            assert!(admits(Admitted::PrivateOrLoopback, loopback), "{loopback}");
+        }
     }
 
     #[test]

@@ -129,13 +129,14 @@ impl Server {
             cloud: Cloud::Custom(Endpoints {
                 authority: self.url().parse().unwrap(),
                 arm_url: self.url().parse().unwrap(),
-                vault_host: format!("localhost:{}", self.address.port()),
+                vault_hosts: vec![format!("localhost:{}", self.address.port())],
                 vault_resource: "https://vault.azure.net".into(),
             }),
             ca_file: Some(self.ca_file()),
             subscription_id: None,
             resource_group: None,
             call_timeout: Duration::from_secs(5),
+            require_private_networking: false,
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 fn service_at(server: &Server, host: &str, call_timeout: Duration) -> (AzureKeyService, KeyIdentifier) {
     let mut config = server.config();
     let Cloud::Custom(endpoints) = &mut config.cloud else { unreachable!() };
-    endpoints.vault_host = host.to_owned();
+    endpoints.vault_hosts = vec![host.to_owned()];
     config.call_timeout = call_timeout;
     let key = KeyIdentifier::new(&format!("https://{host}"), "k1", VERSION).unwrap();
     (AzureKeyService::new(config).unwrap(), key)
@@ -86,7 +86,7 @@ async fn a_server_that_hangs_after_the_request() {
     .await;
     let mut config = server.config();
     let Cloud::Custom(endpoints) = &mut config.cloud else { unreachable!() };
-    endpoints.vault_host = host.clone();
+    endpoints.vault_hosts = vec![host.clone()];
     config.ca_file = Some(server.folder.path().join("hangs.pem"));
     config.call_timeout = Duration::from_millis(300);
     let key = KeyIdentifier::new(&format!("https://{host}"), "k1", VERSION).unwrap();
@@ -132,7 +132,7 @@ async fn tls_server(server: &Server, reply: &'static [u8]) -> (AzureKeyService, 
     .await;
     let mut config = server.config();
     let Cloud::Custom(endpoints) = &mut config.cloud else { unreachable!() };
-    endpoints.vault_host = host.clone();
+    endpoints.vault_hosts = vec![host.clone()];
     config.ca_file = Some(ca_file);
     let key = KeyIdentifier::new(&format!("https://{host}"), "k1", VERSION).unwrap();
     (AzureKeyService::new(config).unwrap(), key)

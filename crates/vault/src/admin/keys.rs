@@ -39,6 +39,7 @@ pub(super) async fn answer(
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Create {
         name: String,
+        kty: Option<String>,
         size: Option<u32>,
         key_ops: Option<Vec<String>>,
     }
@@ -46,7 +47,7 @@ pub(super) async fn answer(
         ("GET", []) => return Ok(to_json(&view::keys(service))),
         ("POST", []) => {
             let create: Create = read(http)?;
-            let body = json!({ "kty": "RSA", "key_size": create.size, "key_ops": create.key_ops });
+            let body = json!({ "kty": create.kty.as_deref().unwrap_or("RSA"), "key_size": create.size, "key_ops": create.key_ops });
             // The path of the data plane checks the name.
             let call = keys_api::route("POST", &format!("/keys/{}/create", create.name))?;
             run(service, &call, &body).await?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::answer::Refusal;
-use crate::material::{Components, Material};
+use crate::material::{Components, EC_BITS, Material};
 use crate::state::{
     Action, KeyChange, LifetimeAction, NewVersion, RotationPolicy, Trigger, UnixSeconds, add_duration,
 };
@@ -43,9 +43,12 @@ impl Create {
             public_exponent: Option<u64>,
         }
         let wire: Wire = parse(body)?;
-        check_kty(&wire.kty)?;
-        let key_size = wire.key_size.unwrap_or(2048);
-        if ![2048, 3072, 4096].contains(&key_size) {
+        let is_ec = wire.kty == "EC";
+        if !is_ec {
+            check_kty(&wire.kty)?;
+        }
+        let key_size = if is_ec { EC_BITS } else { wire.key_size.unwrap_or(2048) };
+        if !is_ec && ![2048, 3072, 4096].contains(&key_size) {
             return Err(Refusal::BadParameter(format!(
                 "Key size {key_size} is not supported: 2048, 3072 or 4096"
             )));
@@ -58,7 +61,10 @@ impl Create {
         Ok(Self {
             kty: wire.kty,
             key_size,
-            key_ops: key_ops(wire.key_ops)?,
+            key_ops: match wire.key_ops {
+                None if is_ec => ["sign", "verify"].map(str::to_owned).to_vec(),
+                given => key_ops(given)?,
+            },
             attributes,
             tags: wire.tags.unwrap_or_default(),
         })
@@ -282,7 +288,7 @@ fn check_kty(kty: &str) -> Result<(), Refusal> {
     match kty {
         "RSA" | "RSA-HSM" => Ok(()),
         other => Err(Refusal::BadParameter(format!(
-            "Key type {other:?} is not offered by this development vault: RSA or RSA-HSM"
+            "Key type {other:?} is not offered by this development vault: RSA, RSA-HSM or EC"
         ))),
     }
 }

@@ -29,16 +29,23 @@ impl Links {
 
     /// KeyBundle.
     pub(crate) fn bundle(&self, vault: &Vault, name: &str, version: &KeyVersion) -> Value {
-        let mut bundle = json!({
-            "key": {
-                "kid": self.key(name, Some(&version.version)),
-                "kty": version.kty,
-                "key_ops": version.key_ops,
-                "n": version.material.n,
-                "e": version.material.e,
-            },
-            "attributes": attributes(vault, version),
+        let mut key = json!({
+            "kid": self.key(name, Some(&version.version)),
+            "kty": version.kty,
+            "key_ops": version.key_ops,
         });
+        match &version.material.point {
+            Some(point) => {
+                key["crv"] = json!("P-256");
+                key["x"] = json!(point.x);
+                key["y"] = json!(point.y);
+            }
+            None => {
+                key["n"] = json!(version.material.n);
+                key["e"] = json!(version.material.e);
+            }
+        }
+        let mut bundle = json!({ "key": key, "attributes": attributes(vault, version) });
         if !version.tags.is_empty() {
             bundle["tags"] = json!(version.tags);
         }

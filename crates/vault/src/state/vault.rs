@@ -85,6 +85,9 @@ pub struct PrivateEndpointConnection {
     pub description: String,
     /// Resource id of the private endpoint.
     pub private_endpoint_id: String,
+    /// Azure region of the private endpoint, where it was made through ARM.
+    #[serde(default)]
+    pub location: Option<String>,
 }
 
 /// State of a private endpoint connection. `Rejected` and `Disconnected` are final.
