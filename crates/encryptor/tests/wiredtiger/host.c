@@ -92,6 +92,35 @@ static int check(WT_SESSION *s, const char *uri, uint64_t first, uint64_t count,
     return result != 0 ? result : closed;
 }
 
+/* Answers how many rows are there from `first` on: 1000 if one differs, or if one comes after one that is missing. */
+static int prefix(WT_SESSION *s, const char *uri, uint64_t first, uint64_t count, uint64_t seed) {
+    WT_CURSOR *cursor;
+    uint64_t found = 0;
+    int result = 0;
+    CHECK(s->open_cursor(s, uri, NULL, NULL, &cursor));
+    for (uint64_t key = first; key < first + count && result == 0; key++) {
+        uint64_t value[WORDS];
+        WT_ITEM item = {0};
+        value_of(seed, key, value);
+        cursor->set_key(cursor, key);
+        result = cursor->search(cursor);
+        if (result == WT_NOTFOUND) {
+            result = 0;
+            continue;
+        }
+        if (result == 0)
+            result = cursor->get_value(cursor, &item);
+        if (result == 0 && (item.size != sizeof(value) || memcmp(item.data, value, sizeof(value)) != 0))
+            result = 1000;
+        if (result == 0 && key != first + found++)
+            result = 1000;
+    }
+    int closed = cursor->close(cursor);
+    CHECK(result != 0 ? result : closed);
+    fprintf(answers, "m %" PRIu64 "\n", found);
+    return 0;
+}
+
 static int metadata(WT_SESSION *s) {
     WT_CURSOR *cursor;
     const char *key, *value;
@@ -265,6 +294,10 @@ static int run(char *line) {
         return put(session, first, NUMBER(words[2]), NUMBER(words[3]), NUMBER(words[4]));
     if (IS("check"))
         return check(session, first, NUMBER(words[2]), NUMBER(words[3]), NUMBER(words[4]));
+    if (IS("prefix"))
+        return prefix(session, first, NUMBER(words[2]), NUMBER(words[3]), NUMBER(words[4]));
+    if (IS("say"))
+        return fprintf(stderr, "%s\n", first) < 0 ? EIO : 0;
     if (IS("checkpoint"))
         return session->checkpoint(session, NULL);
     if (IS("flush"))

@@ -70,6 +70,22 @@ def check(session, uri, first, count, seed):
         cursor.close()
 
 
+def prefix(session, uri, first, count, seed):
+    cursor = session.open_cursor(uri, None, None)
+    found = 0
+    try:
+        for key in range(first, first + count):
+            cursor.set_key(key)
+            if cursor.search() != 0:
+                continue
+            if bytes(cursor.get_value()) != value_of(seed, key) or key != first + found:
+                raise Failed(1000, "row %d differs" % key)
+            found += 1
+    finally:
+        cursor.close()
+    print("m", found, file=ANSWERS)
+
+
 def metadata(session):
     cursor = session.open_cursor("metadata:", None, None)
     while cursor.next() == 0:
@@ -197,6 +213,10 @@ def run(line):
         put(session, first, *map(int, words[1:]))
     elif command == "check":
         check(session, first, *map(int, words[1:]))
+    elif command == "prefix":
+        prefix(session, first, *map(int, words[1:]))
+    elif command == "say":
+        os.write(2, first.encode() + b"\n")
     elif command == "checkpoint":
         session.checkpoint()
     elif command == "flush":

@@ -125,7 +125,7 @@ pub struct Host {
 }
 
 /// The database said no.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HostError {
     pub code: i32,
     pub text: String,
@@ -194,6 +194,18 @@ impl Host {
             }
             lines.push(line.strip_prefix("m ").unwrap_or_else(|| panic!("no answer: {line}")).to_owned());
         }
+    }
+
+    /// Everything that was said since byte `from` of the log.
+    pub fn said_since(&mut self, from: usize) -> String {
+        let end = format!("--- {} ---", self.log.lock().unwrap().len());
+        if self.ask(&format!("say {}", end.replace(' ', "_"))).is_ok() {
+            self.must_say(&end.replace(' ', "_"));
+        } else if let Some(reader) = self.reader.take() {
+            // It has ended: what it said last comes before the end of its log.
+            reader.join().unwrap();
+        }
+        self.log()[from..].to_owned()
     }
 
     fn send(&mut self, command: &str) {
