@@ -22,6 +22,28 @@ pub fn azure() -> Result<PathBuf> {
     environment("python-azure", "azure.txt", "import azure.keyvault.keys, azure.identity")
 }
 
+/// The interpreter of an environment with `pyatlassdk`, a client of the Atlas Administration API.
+pub fn atlas() -> Result<PathBuf> {
+    environment("python-atlas", "atlas.txt", "import pyatlassdk")
+}
+
+/// The interpreter of an environment with `schemathesis`, which holds answers against an OpenAPI document.
+///
+/// It needs Python 3.11; `Err` inside says so where the interpreter is older: tests pass it to
+/// [`skip!`](crate::skip).
+pub fn schemathesis() -> Result<Result<PathBuf, String>> {
+    let base = base();
+    let new_enough = Command::new(&base)
+        .args(["-c", "import sys; sys.exit(sys.version_info < (3, 11))"])
+        .stdin(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !new_enough {
+        return Ok(Err(format!("needs Python 3.11 or newer; {} is older", base.to_string_lossy())));
+    }
+    environment("python-schemathesis", "schemathesis.txt", "import schemathesis").map(Ok)
+}
+
 /// The shared library inside SecantusDB's wheel that holds WiredTiger 11.2.0 (a Python extension module, with symbols).
 pub fn secantusdb_wiredtiger_library() -> Result<PathBuf> {
     let python = secantusdb()?;
@@ -59,7 +81,7 @@ pub(crate) fn requirements_path(file: &str) -> PathBuf {
 }
 
 fn environment(name: &str, file: &str, smoke: &str) -> Result<PathBuf> {
-    let base = std::env::var_os("KEYWARD_PYTHON").unwrap_or_else(|| OsString::from("python3"));
+    let base = base();
     let stamp = format!("1\n{}\n{}", requirements(file)?, version_of(&base)?);
     let works = |dir: &Path| {
         Command::new(interpreter(dir))
@@ -81,6 +103,10 @@ fn environment(name: &str, file: &str, smoke: &str) -> Result<PathBuf> {
         run(dir, interpreter(dir), args)
     })?;
     Ok(interpreter(&dir))
+}
+
+fn base() -> OsString {
+    std::env::var_os("KEYWARD_PYTHON").unwrap_or_else(|| OsString::from("python3"))
 }
 
 fn interpreter(dir: &Path) -> PathBuf {

@@ -1,0 +1,14 @@
+//! What the store promises, on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
+mod access;
+mod audit;
+mod crash;
+mod documents;
+mod leases;
+mod nodes;
+mod opening;
+mod races;
+mod secrets;
+mod site;
