@@ -1,6 +1,7 @@
 //! Access lists: the addresses from which an API key or service account may be used.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use core::net::IpAddr;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 

@@ -166,6 +166,13 @@ pub struct Subject {
     pub event: Option<EventId>,
 }
 
+impl Subject {
+    /// The cluster's name.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+}
+
 /// Where an alert stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

@@ -248,6 +248,7 @@ pub fn decide(desired: &Desired, local: &Local, approvals: &BTreeSet<Approval>, 
                 outage: false,
                 text: reason,
                 hint: hint(&approval),
+                class: None,
             });
             decision.refused.push(Validated { id: validation.id.clone(), findings: findings.collect() });
         }

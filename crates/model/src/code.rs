@@ -83,6 +83,15 @@ codes! {
     // Clusters.
     NodeNotFound, "KEYWARD_NODE_NOT_FOUND", "There is no such node in the project.", "List the project's nodes.";
     JoinTokenNotFound, "KEYWARD_JOIN_TOKEN_NOT_FOUND", "There is no such join token in the project.", "List the project's join tokens; used and expired ones go by themselves.";
+    CannotUseEncryptionAtRestTenant, "CANNOT_USE_ENCRYPTION_AT_REST_TENANT", "M0, M2, M5, Flex and Serverless clusters cannot be encrypted with a customer key.", "Choose an instance size from M10.";
+    TenantClusterNotSupported, "KEYWARD_TENANT_CLUSTER_NOT_SUPPORTED", "keyward has no M0, M2, M5, Flex or Serverless clusters.", "Choose an instance size from M10.";
+    ClusterTypeNotSupported, "KEYWARD_CLUSTER_TYPE_NOT_SUPPORTED", "keyward's clusters are replica sets.", "Use clusterType REPLICASET with one entry in replicationSpecs.";
+    ClusterAlreadyRequestedDeletion, "CLUSTER_ALREADY_REQUESTED_DELETION", "The cluster is being deleted.", "Wait until it is gone.";
+    CannotTerminateProtectedCluster, "CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED", "The cluster is protected from termination.", "Set terminationProtectionEnabled to false first.";
+    CannotUpdatePausedCluster, "CANNOT_UPDATE_PAUSED_CLUSTER", "A paused cluster cannot be changed.", "Resume it with paused false first.";
+    MongoDbVersionIsTheHosts, "KEYWARD_MONGODB_VERSION_IS_THE_HOSTS", "keyward does not install MongoDB: the release is what the nodes' hosts have.", "Upgrade mongod on the hosts, and leave mongoDBMajorVersion out.";
+    CannotUseNonFlexClusterInFlexApi, "CANNOT_USE_NON_FLEX_CLUSTER_IN_FLEX_API", "The cluster is no Flex cluster.", "Use the cluster API for it.";
+    ProcessNotFound, "HOST_NOT_FOUND", "There is no such process in the project.", "List the project's processes.";
     ClusterNotFound, "CLUSTER_NOT_FOUND", "There is no such cluster in the project.", "List the project's clusters.";
     DuplicateClusterName, "DUPLICATE_CLUSTER_NAME", "The project has a cluster of that name.", "Choose another name.";
     EncryptionAtRestNotEnabled, "ENCRYPTION_AT_REST_NOT_ENABLED", "The project has no customer key of that provider.", "Configure encryptionAtRest on the project first.";

@@ -125,6 +125,12 @@ pub struct Validity {
     /// Since when checks do not reach the vault.
     #[serde(default)]
     pub unreachable_since: Option<Timestamp>,
+    /// Whether it was said that they do not.
+    #[serde(default)]
+    pub unreachable_told: bool,
+    /// When a refusal came that has not been confirmed yet: one alone may be Azure's mistake.
+    #[serde(default)]
+    pub refused_at: Option<Timestamp>,
     /// What was found, in sentences for a person.
     pub findings: Vec<String>,
     /// What needs attention although the key works: no purge protection, no `vaults/read`, …

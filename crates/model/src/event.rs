@@ -3,7 +3,8 @@
 //! Types carry the Atlas Administration API's names where it has one; those that begin with `KEYWARD_` are ours. An
 //! event never holds a secret: its [`detail`](Event::detail) is shown to whoever may read the project.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use core::net::IpAddr;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    KeyIdentifier, NodeStatus, RevocationPolicy, Timestamp, encryption::AzureEnvironment, id::NodeId,
+    Class, KeyIdentifier, NodeStatus, RevocationPolicy, Timestamp, encryption::AzureEnvironment, id::NodeId,
 };
 
 /// The version of this contract that this build speaks.
@@ -249,6 +249,9 @@ pub struct ValidationFinding {
     pub text: String,
     /// What to do about it.
     pub hint: String,
+    /// The class of the answer behind it, when it was an answer.
+    #[serde(default)]
+    pub class: Option<Class>,
 }
 
 /// What an agent sees of its node.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use crate::{
@@ -28,8 +29,16 @@ pub trait Document: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn name(&self) -> Option<&str>;
 }
 
-/// A noun that says what was found rather than what is wanted: written without an audit event too.
-pub trait ObservedDocument: Document {}
+/// A noun that says, wholly or in part, what was found rather than what is wanted: that much of it is written without
+/// an audit event too.
+pub trait ObservedDocument: Document {
+    /// The fields of its JSON that say what was found; empty for all of them. An [`Observation`] that would change
+    /// another one fails with [`StoreError::Wanted`].
+    const FOUND: &'static [&'static str];
+
+    /// Whether it comes and goes with what is found, so that an [`Observation`] may insert and delete it.
+    const COMES_AND_GOES: bool;
+}
 
 /// A document as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,31 +182,19 @@ impl Tx {
         let sql = format!("DELETE FROM \"{}\" WHERE id = $1", T::TABLE);
         Ok(self.execute(sqlx::query(AssertSqlSafe(sql)).bind(id)).await? > 0)
     }
-
-    async fn delete_documents<T: Document>(&mut self, parent: String) -> Result<u64, StoreError> {
-        let sql = format!("DELETE FROM \"{}\" WHERE parent = $1", T::TABLE);
-        self.execute(sqlx::query(AssertSqlSafe(sql)).bind(parent)).await
-    }
 }
 
 impl Change {
-    /// Deletes every document, secret and desired state that belongs to a project or organization; not that project or
-    /// organization itself, and none of its events.
+    /// Deletes every document that belongs to a project or organization, and what is kept per node of it; not that
+    /// project or organization itself, no secret, no event.
     pub async fn delete_everything_of(&mut self, parent: impl Display) -> Result<(), StoreError> {
         let parent = parent.to_string();
-        for (table, column) in [("secret", "owner"), ("desired", "node_id"), ("report", "node_id")] {
-            let ids = match table {
-                // Secrets are called `KIND:ID`.
-                "secret" => {
-                    "SELECT 'private_endpoint:' || id FROM \"private_endpoint\" WHERE parent = $1 \
-                             UNION ALL SELECT 'cloud_role:' || id FROM \"cloud_role\" WHERE parent = $1"
-                }
-                _ => "SELECT id FROM \"node\" WHERE parent = $1",
-            };
-            let sql = format!("DELETE FROM \"{table}\" WHERE {column} IN ({ids})");
+        for table in ["desired", "report"] {
+            let sql = format!(
+                "DELETE FROM \"{table}\" WHERE node_id IN (SELECT id FROM \"node\" WHERE parent = $1)"
+            );
             self.execute(sqlx::query(AssertSqlSafe(sql)).bind(parent.clone())).await?;
         }
-        self.drop_secret(&format!("encryption:{parent}")).await?;
         for table in crate::documents::TABLES {
             let sql = format!("DELETE FROM \"{table}\" WHERE parent = $1");
             self.execute(sqlx::query(AssertSqlSafe(sql)).bind(parent.clone())).await?;
@@ -206,39 +203,85 @@ impl Change {
     }
 }
 
-macro_rules! writes {
-    ($kind:ident, $bound:ident) => {
-        impl $kind {
-            /// Stores a new document, as revision 1. [`StoreError::Exists`] where its id or name is taken.
-            pub async fn insert<T: $bound>(&mut self, document: &T) -> Result<(), StoreError> {
-                self.insert_document(document).await
-            }
+impl Change {
+    /// Stores a new document, as revision 1. [`StoreError::Exists`] where its id or name is taken.
+    pub async fn insert<T: Document>(&mut self, document: &T) -> Result<(), StoreError> {
+        self.insert_document(document).await
+    }
 
-            /// Replaces a document that was read at `revision`; its new revision. [`StoreError::Conflict`] where it
-            /// has moved or is gone.
-            pub async fn update<T: $bound>(
-                &mut self,
-                document: &T,
-                revision: i64,
-            ) -> Result<i64, StoreError> {
-                self.update_document(document, revision).await
-            }
+    /// Replaces a document that was read at `revision`; its new revision. [`StoreError::Conflict`] where it has moved
+    /// or is gone.
+    pub async fn update<T: Document>(&mut self, document: &T, revision: i64) -> Result<i64, StoreError> {
+        self.update_document(document, revision).await
+    }
 
-            /// Deletes a document; whether there was one.
-            pub async fn delete<T: $bound>(&mut self, id: impl Display) -> Result<bool, StoreError> {
-                self.delete_document::<T>(id.to_string()).await
-            }
+    /// Deletes a document; whether there was one.
+    pub async fn delete<T: Document>(&mut self, id: impl Display) -> Result<bool, StoreError> {
+        self.delete_document::<T>(id.to_string()).await
+    }
 
-            /// Deletes the documents of a parent; how many.
-            pub async fn delete_all<T: $bound>(&mut self, parent: impl Display) -> Result<u64, StoreError> {
-                self.delete_documents::<T>(parent.to_string()).await
-            }
-        }
-    };
+    /// Deletes the documents of a parent; how many.
+    pub async fn delete_all<T: Document>(&mut self, parent: impl Display) -> Result<u64, StoreError> {
+        let sql = format!("DELETE FROM \"{}\" WHERE parent = $1", T::TABLE);
+        self.execute(sqlx::query(AssertSqlSafe(sql)).bind(parent.to_string())).await
+    }
 }
 
-writes!(Change, Document);
-writes!(Observation, ObservedDocument);
+impl Observation {
+    /// Stores a new document, as revision 1. [`StoreError::Exists`] where its id or name is taken.
+    pub async fn insert<T: ObservedDocument>(&mut self, document: &T) -> Result<(), StoreError> {
+        const { assert!(T::COMES_AND_GOES, "only a Change inserts this kind of document") }
+        self.wait_for_turn().await?;
+        self.insert_document(document).await
+    }
+
+    /// Replaces what was found in a document that was read at `revision`; its new revision.
+    /// [`StoreError::Conflict`] where it has moved or is gone.
+    pub async fn update<T: ObservedDocument>(
+        &mut self,
+        document: &T,
+        revision: i64,
+    ) -> Result<i64, StoreError> {
+        self.wait_for_turn().await?;
+        if !T::FOUND.is_empty() {
+            self.check_only_found(document, revision).await?;
+        }
+        self.update_document(document, revision).await
+    }
+
+    /// Deletes a document; whether there was one.
+    pub async fn delete<T: ObservedDocument>(&mut self, id: impl Display) -> Result<bool, StoreError> {
+        const { assert!(T::COMES_AND_GOES, "only a Change deletes this kind of document") }
+        self.wait_for_turn().await?;
+        self.delete_document::<T>(id.to_string()).await
+    }
+
+    /// Fails where the document differs from the stored one in what is wanted.
+    async fn check_only_found<T: ObservedDocument>(
+        &mut self,
+        document: &T,
+        revision: i64,
+    ) -> Result<(), StoreError> {
+        let id = document.id();
+        let sql = format!("SELECT body FROM \"{}\" WHERE id = $1 AND revision = $2", T::TABLE);
+        let before = self.row(sqlx::query(AssertSqlSafe(sql)).bind(id.clone()).bind(revision)).await?;
+        let Some(before) = before else { return Err(StoreError::Conflict { what: what::<T>(&id) }) };
+        let unreadable =
+            |error: serde_json::Error| StoreError::Unreadable { what: what::<T>(&id), source: error.into() };
+        let before: Map<String, Value> = serde_json::from_str(&before.text("body")?).map_err(unreadable)?;
+        let after = serde_json::to_value(document).map_err(unreadable)?;
+        let empty = Map::new();
+        let after = after.as_object().unwrap_or(&empty);
+        let names = before.keys().chain(after.keys());
+        match names
+            .filter(|name| !T::FOUND.contains(&name.as_str()))
+            .find(|&name| before.get(name) != after.get(name))
+        {
+            Some(name) => Err(StoreError::Wanted { what: what::<T>(&id), field: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A bound of a page as the databases take it.
 pub(crate) fn bound(number: u64) -> i64 {

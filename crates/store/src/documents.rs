@@ -1,6 +1,7 @@
 //! Which nouns of the model are documents, and where each is kept.
 //!
-//! An [`ObservedDocument`] may also be written without an event: it says what was found, not what is wanted.
+//! An [`ObservedDocument`] may in part also be written without an event: where it says what was found, not what is
+//! wanted.
 
 use keyward_model::{
     alert::{Alert, AlertConfig},
@@ -58,7 +59,10 @@ impl Document for EncryptionAtRest {
 }
 
 // Its validity is what the last check saw.
-impl ObservedDocument for EncryptionAtRest {}
+impl ObservedDocument for EncryptionAtRest {
+    const FOUND: &'static [&'static str] = &["validity"];
+    const COMES_AND_GOES: bool = false;
+}
 
 impl Document for Organization {
     const TABLE: &'static str = "organization";
@@ -175,7 +179,10 @@ impl Document for Alert {
 }
 
 // Raised and resolved by what is found; that someone acknowledged it is a change.
-impl ObservedDocument for Alert {}
+impl ObservedDocument for Alert {
+    const FOUND: &'static [&'static str] = &["text", "status", "updated", "resolved", "lastNotified"];
+    const COMES_AND_GOES: bool = true;
+}
 
 impl Document for Maintenance {
     const TABLE: &'static str = "maintenance";
@@ -194,7 +201,10 @@ impl Document for Maintenance {
 }
 
 // What its next maintenance waits for; the window itself is a change.
-impl ObservedDocument for Maintenance {}
+impl ObservedDocument for Maintenance {
+    const FOUND: &'static [&'static str] = &["startAsap", "deferrals", "scheduled", "due"];
+    const COMES_AND_GOES: bool = true;
+}
 
 impl Document for PrivateEndpoint {
     const TABLE: &'static str = "private_endpoint";
@@ -214,7 +224,10 @@ impl Document for PrivateEndpoint {
 }
 
 // Its status is what was last seen in Azure.
-impl ObservedDocument for PrivateEndpoint {}
+impl ObservedDocument for PrivateEndpoint {
+    const FOUND: &'static [&'static str] = &["status", "errorMessage", "connectionName", "since"];
+    const COMES_AND_GOES: bool = true;
+}
 
 impl Document for CloudRole {
     const TABLE: &'static str = "cloud_role";
@@ -249,7 +262,10 @@ impl Document for Cluster {
 }
 
 // Its state is what its nodes reported.
-impl ObservedDocument for Cluster {}
+impl ObservedDocument for Cluster {
+    const FOUND: &'static [&'static str] = &["state", "readyAt"];
+    const COMES_AND_GOES: bool = false;
+}
 
 impl Document for Container {
     const TABLE: &'static str = "container";
@@ -318,4 +334,7 @@ impl Document for ValidationRequest {
 }
 
 // Someone waits for what is found; nothing is wanted of anyone.
-impl ObservedDocument for ValidationRequest {}
+impl ObservedDocument for ValidationRequest {
+    const FOUND: &'static [&'static str] = &[];
+    const COMES_AND_GOES: bool = true;
+}

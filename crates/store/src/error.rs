@@ -77,6 +77,14 @@ pub enum StoreError {
         /// What: a table and an id or a name.
         what: String,
     },
+    /// A change of what is wanted was written as if it had been found: a defect of keyward.
+    #[error("{field} of {what} is wanted, not found: it changes only with an audit event")]
+    Wanted {
+        /// What: a table and an id.
+        what: String,
+        /// The field that would have changed.
+        field: String,
+    },
     /// It cannot be kept as text.
     #[error("{what} has a NUL character")]
     Unstorable {
@@ -134,6 +142,7 @@ impl StoreError {
             StoreError::Foreign { .. } => "point store_url at keyward's own database",
             StoreError::Conflict { .. } => "read it again and repeat the change",
             StoreError::Exists { .. } => "choose another name",
+            StoreError::Wanted { .. } => "report it: this is a defect of keyward",
             StoreError::Unstorable { .. } => "leave the character out",
             StoreError::LeaseLost { .. } => "nothing: the other server does the work",
             StoreError::Busy => {

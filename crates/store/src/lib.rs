@@ -14,7 +14,8 @@
 //!
 //! Changes happen one after the other, over all servers of a database: SQLite has one writer; on PostgreSQL a change
 //! waits for its turn before its snapshot is taken. So what a change reads still holds when it commits, and no
-//! update is lost. An observation does not wait for changes on PostgreSQL; its statements are atomic one by one.
+//! update is lost. On PostgreSQL an observation waits for its turn too once it writes a document; else it does not
+//! wait, and its statements are atomic one by one.
 
 mod access;
 mod desired;

@@ -81,6 +81,9 @@ impl Writer {
 
     /// Notes that nodes were heard of and had nothing new to say. Nothing is noted of a node without a report.
     pub async fn seen_nodes(&mut self, seen: &[(NodeId, Timestamp)]) -> Result<(), StoreError> {
+        // In one order, so that two servers never wait for each other.
+        let mut seen: Vec<_> = seen.iter().collect();
+        seen.sort_by_key(|(node, _)| *node);
         for (node, at) in seen {
             let note = sqlx::query("UPDATE \"report\" SET at = $2 WHERE node_id = $1 AND at < $2")
                 .bind(node.to_string())

@@ -59,10 +59,7 @@ impl Store {
             DatabaseKind::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ",
         };
         let mut tx = Tx::begin(self, begin, Some(turn)).await?;
-        if self.0.kind == DatabaseKind::Postgres {
-            // LOCK takes no snapshot: what follows sees all that was committed before the turn came.
-            tx.execute(sqlx::query("LOCK TABLE \"change_turn\" IN EXCLUSIVE MODE")).await?;
-        }
+        tx.wait_for_turn().await?;
         Ok(Change(Writer(tx)))
     }
 
@@ -114,6 +111,19 @@ impl Tx {
     ) -> Result<Tx, StoreError> {
         let transaction = store.0.pool.begin_with(statement).await.map_err(StoreError::of_database)?;
         Ok(Tx { transaction, store: store.clone(), failed: false, _turn: turn })
+    }
+
+    /// Waits until no other transaction has the turn to change documents; it is this one's until it ends.
+    pub(crate) async fn wait_for_turn(&mut self) -> Result<(), StoreError> {
+        match self.store.0.kind {
+            // It was this one's from its beginning.
+            DatabaseKind::Sqlite => Ok(()),
+            // LOCK takes no snapshot: what follows sees all that was committed before the turn came.
+            DatabaseKind::Postgres => {
+                let lock = sqlx::query("LOCK TABLE \"change_turn\" IN EXCLUSIVE MODE");
+                self.execute(lock).await.map(drop)
+            }
+        }
     }
 
     pub(crate) async fn commit(self) -> Result<(), StoreError> {

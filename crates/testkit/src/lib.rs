@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 pub mod built;
 pub mod node;
 pub mod postgres;
@@ -18,6 +19,7 @@ pub mod wiredtiger;
 
 use std::path::{Path, PathBuf};
 
+pub use alone::Alone;
 pub use skip::report_skip;
 
 /// The folder of the workspace's `Cargo.toml`.

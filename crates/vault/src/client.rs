@@ -323,6 +323,14 @@ impl VaultAdmin {
         self.call(Method::POST, &format!("private-endpoints/{name}/reject"), &Value::Null).await
     }
 
+    /// Removes a private endpoint connection; final.
+    pub async fn disconnect_private_endpoint(
+        &self,
+        name: &str,
+    ) -> Result<Vec<PrivateEndpointView>, ClientError> {
+        self.call(Method::POST, &format!("private-endpoints/{name}/disconnect"), &Value::Null).await
+    }
+
     /// Changes the vault resource.
     pub async fn change_vault(&self, change: &VaultChange) -> Result<VaultStatus, ClientError> {
         self.call(Method::PATCH, "vault", change).await

@@ -24,6 +24,30 @@ async fn a_request_without_token_is_challenged() {
     vault.stop().await;
 }
 
+/// A key of another type is shown as what it is, and can do nothing that keyward asks for.
+#[tokio::test]
+async fn an_ec_key_is_made_and_wraps_nothing() {
+    let vault = Served::start().await;
+    vault.grant(&["all"]).await;
+    let token = vault.token().await;
+    let (status, made) = vault.send("POST", "/keys/ec/create", &token, json!({ "kty": "EC" })).await;
+    assert_eq!(status, 200, "{made}");
+    let key = &made["key"];
+    assert_eq!((&key["kty"], &key["crv"]), (&json!("EC"), &json!("P-256")));
+    assert_eq!((decode(&key["x"]).len(), decode(&key["y"]).len()), (32, 32));
+    assert_eq!((key.get("n"), &key["key_ops"]), (None, &json!(["sign", "verify"])));
+    let wrap = json!({ "alg": "RSA-OAEP-256", "value": "AAECAwQF" });
+    let (status, refused) = vault.send("POST", "/keys/ec//wrapkey", &token, wrap.clone()).await;
+    assert_eq!((status, &refused["error"]["innererror"]["code"]), (403, &json!("KeyOperationForbidden")));
+    // Not even where its operations say so.
+    let made = json!({ "kty": "EC", "key_ops": ["wrapKey", "unwrapKey"] });
+    let (status, _) = vault.send("POST", "/keys/ec/create", &token, made).await;
+    assert_eq!(status, 200);
+    let (status, refused) = vault.send("POST", "/keys/ec//wrapkey", &token, wrap).await;
+    assert_eq!((status, &refused["error"]["code"]), (400, &json!("BadParameter")), "{refused}");
+    vault.stop().await;
+}
+
 #[tokio::test]
 async fn a_key_is_made_wrapped_with_and_disabled() {
     let vault = Served::start().await;
@@ -142,7 +166,7 @@ async fn what_makes_no_sense_is_a_bad_parameter() {
     let token = vault.token().await;
     let long = data_encoding::BASE64URL_NOPAD.encode(&[1; 191]);
     for (method, path, body) in [
-        ("POST", "/keys/k2/create", json!({ "kty": "EC" })),
+        ("POST", "/keys/k2/create", json!({ "kty": "oct" })),
         ("POST", "/keys/k2/create", json!({ "kty": "RSA", "key_size": 1024 })),
         ("POST", "/keys/k2/create", json!({ "kty": "RSA", "key_ops": ["melt"] })),
         ("POST", "/keys/k2/create", json!({ "kty": "RSA", "attributes": { "nbf": 200, "exp": 100 } })),

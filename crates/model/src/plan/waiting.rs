@@ -40,7 +40,7 @@ pub enum Work {
 
 /// What something waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
 pub enum WaitingOn {
     /// The node was asked and has not reported it done.
     Report {

@@ -16,4 +16,5 @@ CREATE INDEX nonce_by_expiry ON "nonce" (expires_at);
 CREATE TABLE "lease" (job TEXT NOT NULL PRIMARY KEY, holder TEXT NOT NULL, until BIGINT NOT NULL, fence BIGINT NOT NULL);
 CREATE TABLE "report" (node_id TEXT NOT NULL PRIMARY KEY, report BIGINT NOT NULL, at BIGINT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE "desired" (node_id TEXT NOT NULL PRIMARY KEY, revision BIGINT NOT NULL, sealed BYTEA NOT NULL);
+CREATE INDEX desired_by_revision ON "desired" (revision);
 CREATE TABLE "change_turn" (place BIGINT);

@@ -11,6 +11,7 @@ on_both_databases!(
     a_dropped_change_leaves_nothing,
     a_change_commits_with_exactly_one_event,
     a_failed_statement_commits_nothing,
+    a_change_whose_event_cannot_be_stored_is_not_made,
     events_are_filtered_and_paged_newest_first,
     grants_are_given_taken_and_listed,
 );
@@ -79,6 +80,17 @@ async fn a_failed_statement_commits_nothing(site: Site) {
     assert_eq!(tx.list_all::<Thing>().await.unwrap(), []);
     assert_eq!(tx.access_token("other", at(0)).await.unwrap(), None);
     assert_eq!(tx.events(&EventFilter::default(), 0, 10).await.unwrap().1, 1);
+}
+
+async fn a_change_whose_event_cannot_be_stored_is_not_made(site: Site) {
+    let store = site.open().await;
+    let mut change = store.change().await.unwrap();
+    change.insert(&Thing::new("c1", "p1", "shop")).await.unwrap();
+    let refused = change.commit(event().cluster("sh\0op"), at(0)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unstorable { .. }), "{refused:?}");
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.list_all::<Thing>().await.unwrap(), []);
+    assert_eq!(tx.events(&EventFilter::default(), 0, 10).await.unwrap().1, 0);
 }
 
 async fn events_are_filtered_and_paged_newest_first(site: Site) {

@@ -1,6 +1,6 @@
 use keyward_store::{StoreError, Stored};
 
-use crate::site::{Found, Site, Thing, at, event, on_both_databases};
+use crate::site::{Found, Mixed, Site, Thing, at, event, on_both_databases};
 
 on_both_databases!(
     a_document_reads_back_by_id_name_and_parent,
@@ -8,6 +8,7 @@ on_both_databases!(
     an_update_of_an_older_revision_is_a_conflict,
     pages_are_in_order_and_count_everything,
     an_observation_writes_what_was_found,
+    an_observation_does_not_change_what_is_wanted,
     a_nul_is_refused_and_found_nowhere,
     odd_texts_survive,
 );
@@ -127,6 +128,26 @@ async fn an_observation_writes_what_was_found(site: Site) {
     dropped.delete::<Found>("f1").await.unwrap();
     drop(dropped);
     assert!(store.read().await.unwrap().get::<Found>("f1").await.unwrap().is_some());
+}
+
+async fn an_observation_does_not_change_what_is_wanted(site: Site) {
+    let store = site.open().await;
+    let mixed = Mixed { id: "m1".into(), wanted: Some("this".into()), last_found: 1 };
+    let mut change = store.change().await.unwrap();
+    change.insert(&mixed).await.unwrap();
+    change.commit(event(), at(0)).await.unwrap();
+
+    let mut observation = store.observe().await.unwrap();
+    for wanted in [Some("that".to_owned()), None] {
+        let refused = observation.update(&Mixed { wanted, ..mixed.clone() }, 1).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Wanted { field, .. } if field == "wanted"), "{refused:?}");
+    }
+    let found = Mixed { last_found: 2, ..mixed.clone() };
+    assert_eq!(observation.update(&found, 1).await.unwrap(), 2);
+    let moved = observation.update(&found, 1).await.unwrap_err();
+    assert!(matches!(moved, StoreError::Conflict { .. }), "{moved:?}");
+    observation.commit().await.unwrap();
+    assert_eq!(store.read().await.unwrap().get::<Mixed>("m1").await.unwrap().unwrap().document, found);
 }
 
 async fn a_nul_is_refused_and_found_nowhere(site: Site) {

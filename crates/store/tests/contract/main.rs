@@ -6,6 +6,7 @@ mod access;
 mod audit;
 mod crash;
 mod documents;
+mod interruptions;
 mod leases;
 mod nodes;
 mod opening;

@@ -10,6 +10,8 @@ use crate::site::{Found, Site, at, on_both_databases};
 on_both_databases!(
     an_older_report_changes_nothing,
     reports_are_listed_by_project,
+    a_node_with_nothing_new_is_seen_all_the_same,
+    what_changed_since_is_listed,
     desired_state_moves_only_when_it_differs,
     desired_revisions_grow_over_a_restored_backup,
 );
@@ -24,7 +26,7 @@ pub(crate) fn observed(node: NodeId, report: u64, progress: &str) -> Observed {
         "address": "db1.example.org:27017", "wraps": [], "doneRevision": 0, "progress": progress, "heldBack": [],
         "validated": [], "snapshots": [], "replicaState": null,
         "status": {
-            "node": "db1", "state": "running", "verdict": "valid", "reason": "", "evidence": [],
+            "node": "db1", "state": "running", "verdict": "Valid", "reason": "", "evidence": [],
             "customerKey": null, "masterKey": null, "masterKeyHeld": true, "memoryLocked": true,
             "databaseKeys": [], "spareDatabaseKeys": 0, "engine": null, "since": Timestamp::from_epoch_ms(0),
             "warnings": [],
@@ -82,6 +84,34 @@ async fn reports_are_listed_by_project(site: Site) {
     assert_eq!(nodes(tx.reports("p1").await.unwrap()), [node(1), node(3)]);
     assert_eq!(nodes(tx.reports("p3").await.unwrap()), []);
     assert_eq!(nodes(tx.all_reports().await.unwrap()).len(), 4);
+}
+
+async fn a_node_with_nothing_new_is_seen_all_the_same(site: Site) {
+    let store = site.open().await;
+    let mut observation = store.observe().await.unwrap();
+    observation.put_report(&observed(node(1), 5, ""), at(50)).await.unwrap();
+    observation.put_report(&observed(node(2), 8, ""), at(90)).await.unwrap();
+    observation.seen_nodes(&[(node(3), at(70)), (node(2), at(70)), (node(1), at(70))]).await.unwrap();
+    observation.commit().await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    let seen = |report: Option<keyward_store::Report>| report.map(|report| report.received_at);
+    assert_eq!(seen(tx.report(node(1)).await.unwrap()), Some(at(70)));
+    assert_eq!(seen(tx.report(node(2)).await.unwrap()), Some(at(90)), "time does not go back");
+    assert_eq!(seen(tx.report(node(3)).await.unwrap()), None);
+    assert_eq!(tx.report_number(node(2)).await.unwrap(), 8);
+    assert_eq!(tx.report_number(node(3)).await.unwrap(), 0);
+}
+
+async fn what_changed_since_is_listed(site: Site) {
+    let store = site.open().await;
+    let mut observation = store.observe().await.unwrap();
+    let one = observation.put_desired(node(1), &desired("shop"), at(0)).await.unwrap().revision;
+    let two = observation.put_desired(node(2), &desired("shop"), at(10)).await.unwrap().revision;
+    observation.commit().await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.desired_since(one).await.unwrap(), [(node(2), two)]);
+    assert_eq!(tx.desired_since(0).await.unwrap().len(), 2);
+    assert_eq!(tx.desired_since(two).await.unwrap(), []);
 }
 
 async fn desired_state_moves_only_when_it_differs(site: Site) {

@@ -141,4 +141,37 @@ impl Document for Found {
     }
 }
 
-impl ObservedDocument for Found {}
+impl ObservedDocument for Found {
+    const FOUND: &'static [&'static str] = &[];
+    const COMES_AND_GOES: bool = true;
+}
+
+/// A document that is wanted in one part and found in another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Mixed {
+    pub(crate) id: String,
+    pub(crate) wanted: Option<String>,
+    pub(crate) last_found: u64,
+}
+
+impl Document for Mixed {
+    const TABLE: &'static str = "private_endpoint";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn parent(&self) -> String {
+        String::new()
+    }
+
+    fn name(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl ObservedDocument for Mixed {
+    const FOUND: &'static [&'static str] = &["lastFound"];
+    const COMES_AND_GOES: bool = false;
+}

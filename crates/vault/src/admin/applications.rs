@@ -9,7 +9,7 @@ use super::{AdminRefusal, read, to_json};
 use crate::answer::Answer;
 use crate::entra::read_certificate;
 use crate::service::{HttpRequest, Service};
-use crate::state::{Application, ApplicationSecret, FederatedCredential, Secret, State, UnixSeconds};
+use crate::state::{Application, ApplicationSecret, FederatedCredential, Secret, UnixSeconds};
 
 /// An application as the admin API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,13 +101,10 @@ pub(super) async fn answer(
         expires_in_s: Option<i64>,
     }
     let now = service.now();
-    let changed = |client_id: &str, state: &State| -> Answer {
-        state.directory.applications.get(client_id).map_or_else(Answer::no_content, |a| to_json(&view(a)))
-    };
-    match (http.method.as_str(), rest) {
+    let edited = match (http.method.as_str(), rest) {
         ("GET", []) => {
             let state = service.state();
-            Ok(to_json(&state.directory.applications.values().map(view).collect::<Vec<_>>()))
+            return Ok(to_json(&state.directory.applications.values().map(view).collect::<Vec<_>>()));
         }
         ("POST", []) => {
             let create: Create = read(http)?;
@@ -118,34 +115,31 @@ pub(super) async fn answer(
                 state.directory.applications.insert(id, application);
             })
             .await?;
-            Ok(to_json(&shown))
+            return Ok(to_json(&shown));
         }
         ("POST", [client_id, "secrets"]) => {
             let body: NewSecret = read(http)?;
             let secret = new_secret(now + body.expires_in_s.unwrap_or(SECRET_LIFETIME_S));
             let added = secret.clone();
-            edit(service, client_id, |application| {
+            let application = edit(service, client_id, |application| {
                 application.secrets.push(added);
                 Ok(())
             })
             .await?;
-            let state = service.state();
-            let object_id = state.directory.applications.get(*client_id).map(|a| a.object_id.clone());
-            Ok(to_json(&NewApplication {
-                client_id: (*client_id).to_owned(),
-                object_id: object_id.unwrap_or_default(),
+            return Ok(to_json(&NewApplication {
+                client_id: application.client_id,
+                object_id: application.object_id,
                 client_secret: secret.value.expose().to_owned(),
                 secret_key_id: secret.key_id,
                 secret_expires: secret.expires,
-            }))
+            }));
         }
         ("DELETE", [client_id, "secrets", key_id]) => {
             edit(service, client_id, |application| {
                 application.secrets.retain(|s| s.key_id != *key_id);
                 Ok(())
             })
-            .await?;
-            Ok(changed(client_id, &service.state()))
+            .await?
         }
         ("POST", [client_id, "certificates"]) => {
             let body: CertificateRegistration = read(http)?;
@@ -154,8 +148,7 @@ pub(super) async fn answer(
                 application.certificates.push(certificate);
                 Ok(())
             })
-            .await?;
-            Ok(changed(client_id, &service.state()))
+            .await?
         }
         ("POST", [client_id, "federated"]) => {
             let body: FederatedRegistration = read(http)?;
@@ -169,8 +162,7 @@ pub(super) async fn answer(
                 });
                 Ok(())
             })
-            .await?;
-            Ok(changed(client_id, &service.state()))
+            .await?
         }
         ("POST", [client_id, action]) => {
             edit(service, client_id, |application| {
@@ -188,8 +180,7 @@ pub(super) async fn answer(
                 }
                 Ok(())
             })
-            .await?;
-            Ok(changed(client_id, &service.state()))
+            .await?
         }
         ("DELETE", [client_id]) => {
             service
@@ -198,20 +189,22 @@ pub(super) async fn answer(
                     None => Err(AdminRefusal::NoSuchApplication((*client_id).to_owned())),
                 })
                 .await?;
-            Ok(Answer::no_content())
+            return Ok(Answer::no_content());
         }
-        _ => Err(AdminRefusal::NoSuchPath),
-    }
+        _ => return Err(AdminRefusal::NoSuchPath),
+    };
+    Ok(to_json(&view(&edited)))
 }
 
+/// Changes an application; gives it as it is then.
 async fn edit(
     service: &Service,
     client_id: &str,
     step: impl FnOnce(&mut Application) -> Result<(), AdminRefusal>,
-) -> Result<(), AdminRefusal> {
+) -> Result<Application, AdminRefusal> {
     service
         .change(|state| match state.directory.applications.get_mut(client_id) {
-            Some(application) => step(application),
+            Some(application) => step(application).map(|()| application.clone()),
             None => Err(AdminRefusal::NoSuchApplication(client_id.to_owned())),
         })
         .await
