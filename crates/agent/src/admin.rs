@@ -14,7 +14,7 @@ use url::Url;
 use crate::{node::NodeError, node::chain};
 
 /// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Request {
     /// Start the engine.
     Start,
@@ -39,8 +39,16 @@ pub enum Request {
         /// Where from.
         from: Url,
     },
-    /// Accept the keystore that is there.
-    Approve,
+    /// Join the server that made the token.
+    Join {
+        /// The token.
+        token: String,
+    },
+    /// Approve what waits for this host's approval.
+    Approve {
+        /// What of it, as [`client::AdminClient::approvals`] names it; `None`: all of it.
+        approvals: Option<Vec<String>>,
+    },
     /// Give the keystore's bytes: ciphertext.
     KeystoreExport,
 }
@@ -56,7 +64,8 @@ impl Request {
             Request::Rewrap { .. } => "/v1/rewrap",
             Request::Snapshot { .. } => "/v1/snapshot",
             Request::Restore { .. } => "/v1/restore",
-            Request::Approve => "/v1/approve",
+            Request::Join { .. } => "/v1/join",
+            Request::Approve { .. } => "/v1/approve",
             Request::KeystoreExport => "/v1/keystore-export",
         }
     }
@@ -67,12 +76,25 @@ impl Request {
             Request::Rewrap { key_identifier } => serde_json::json!({ "keyIdentifier": key_identifier }),
             Request::Snapshot { to } => serde_json::json!({ "to": to }),
             Request::Restore { from } => serde_json::json!({ "from": from }),
+            Request::Join { token } => serde_json::json!({ "token": token }),
+            Request::Approve { approvals } => serde_json::json!({ "approvals": approvals }),
             Request::Start
             | Request::Stop
             | Request::Prove
             | Request::RotateMasterKey
-            | Request::Approve
             | Request::KeystoreExport => serde_json::json!({}),
+        }
+    }
+}
+
+/// Without the join token: whoever has it may join.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = f.debug_struct(self.path());
+        if matches!(self, Request::Join { .. }) {
+            text.finish_non_exhaustive()
+        } else {
+            text.field("body", &self.body()).finish()
         }
     }
 }

@@ -6,13 +6,14 @@
 mod reader;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use keyward_kms::azure;
-use keyward_model::{KeyIdentifier, RevocationPolicy};
+use keyward_model::{KeyIdentifier, RevocationPolicy, approval::Approval};
 use url::Url;
 
 pub use reader::{ConfigProblem, ConfigProblems};
@@ -45,6 +46,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Options and credentials of the object store for snapshots; the host's own identity where not given.
     pub snapshot_credentials_file: Option<PathBuf>,
+    /// What a server may do here.
+    pub server: ServerConfig,
 }
 
 /// What to do on an empty data path.
@@ -54,6 +57,8 @@ pub enum Initial {
     New,
     /// Wait for `keyward node restore`.
     Restore,
+    /// Wait until the server places this node in a cluster.
+    Server,
 }
 
 /// Kinds of database processes.
@@ -178,12 +183,22 @@ impl EngineConfig {
 /// `[customer_key]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomerKeyConfig {
-    /// The customer key that a new keystore is made under. An existing keystore names its own.
-    pub key_identifier: KeyIdentifier,
+    /// The customer key that a new keystore is made under. An existing keystore names its own; a node that waits
+    /// for its server gets it from there.
+    pub key_identifier: Option<KeyIdentifier>,
     /// How it is reached; its tenant is the only one that customer keys may come from.
     pub azure: azure::AzureConfig,
     /// When the client secret expires, as far as the operator recorded it.
     pub client_secret_expires: Option<jiff::civil::Date>,
+}
+
+/// `[server]`: what holds for the server that the node has joined. Its address comes with the join token.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// What a key identifier from the server must begin with, any of these; none: any vault of the tenant.
+    pub keys: Vec<String>,
+    /// What is approved beforehand.
+    pub approve: BTreeSet<Approval>,
 }
 
 /// `[verdict]`.
@@ -257,13 +272,18 @@ fn read<'i>(r: &mut Reader<'i>, mut doc: Table<'i>) -> Option<Config> {
     let initial = r.choice(
         &mut doc,
         "initial",
-        &[("new", Initial::New), ("restore", Initial::Restore)],
+        &[("new", Initial::New), ("restore", Initial::Restore), ("server", Initial::Server)],
         Some(Initial::New),
     );
     let encryptor = r.path(&mut doc, "encryptor", "the path of libkeyward_encryptor.so");
     let spares = r.integer(&mut doc, "spare_database_keys", 1..=4096, Some(64));
     let engine = r.table(&mut doc, "engine").and_then(|table| read_engine(r, table, state_dir.as_ref()));
-    let customer_key = r.table(&mut doc, "customer_key").and_then(|table| read_customer_key(r, table));
+    let customer_key = r.table(&mut doc, "customer_key").and_then(|table| {
+        // What a node that waits for its server need not know yet.
+        let later =
+            (initial == Some(Initial::Server)).then(|| state_dir.as_ref().map(|dir| dir.value.clone()));
+        read_customer_key(r, table, later.flatten())
+    });
     let verdict = match r.optional_table(&mut doc, "verdict") {
         Ok(table) => read_verdict(r, table.unwrap_or_default()),
         Err(()) => None,
@@ -312,6 +332,10 @@ fn read<'i>(r: &mut Reader<'i>, mut doc: Table<'i>) -> Option<Config> {
         Ok(None) => Some(None),
         Err(()) => None,
     };
+    let server = match r.optional_table(&mut doc, "server") {
+        Ok(table) => read_server(r, table.unwrap_or_default()),
+        Err(()) => None,
+    };
     r.no_more(doc, "the file");
     Some(Config {
         name: name?.value,
@@ -326,7 +350,35 @@ fn read<'i>(r: &mut Reader<'i>, mut doc: Table<'i>) -> Option<Config> {
         admin_socket: admin_socket?.value,
         metrics_listen: metrics_listen?,
         snapshot_credentials_file: snapshot_credentials?,
+        server: server?,
     })
+}
+
+fn read_server<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<ServerConfig> {
+    let keys = r.strings(&mut table, "keys");
+    let approve = r.strings(&mut table, "approve");
+    r.no_more(table, "[server]");
+    let keys = keys?;
+    for key in &keys {
+        // Without the slash `https://contoso.` would let `https://contoso.attacker.example` in.
+        let whole_host = key.strip_prefix("https://").is_some_and(|rest| rest.contains('/'));
+        if !whole_host {
+            r.problem(
+                format!("`keys` names \"{key}\", which is not https://VAULT_HOST/…"),
+                "write what the allowed key identifiers begin with, such as \"https://contoso.vault.azure.net/\"",
+            );
+        }
+    }
+    let mut approved = BTreeSet::new();
+    for text in approve? {
+        match text.parse::<Approval>() {
+            Ok(approval) => {
+                approved.insert(approval);
+            }
+            Err(error) => r.problem(error.to_string(), "copy the line that `keyward node approve` shows"),
+        }
+    }
+    Some(ServerConfig { keys, approve: approved })
 }
 
 fn read_engine<'i>(
@@ -376,22 +428,35 @@ fn read_engine<'i>(
     })
 }
 
-fn read_customer_key<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<CustomerKeyConfig> {
-    let key_identifier = r
-        .string(&mut table, "key_identifier", "copy it from the vault, with its version")
-        .and_then(|text| match text.value.parse::<KeyIdentifier>() {
-            Ok(id) => Some(id),
-            Err(error) => {
-                let hint =
-                    "copy the key identifier from the vault: https://VAULT.vault.azure.net/keys/NAME/VERSION";
-                r.problem_at(text.span, error.to_string(), hint);
-                None
+/// `later` is the state folder of a node that gets its customer key and credential from its server.
+fn read_customer_key<'i>(
+    r: &mut Reader<'i>,
+    mut table: Table<'i>,
+    later: Option<PathBuf>,
+) -> Option<CustomerKeyConfig> {
+    let given = later.is_none() || table.has("key_identifier");
+    let key_identifier = given.then(|| {
+        r.string(&mut table, "key_identifier", "copy it from the vault, with its version").and_then(|text| {
+            match text.value.parse::<KeyIdentifier>() {
+                Ok(id) => Some(id),
+                Err(error) => {
+                    let hint =
+                        "copy the key identifier from the vault: https://VAULT.vault.azure.net/keys/NAME/VERSION";
+                    r.problem_at(text.span, error.to_string(), hint);
+                    None
+                }
             }
-        });
+        })
+    });
+    let key_identifier = match key_identifier {
+        None => Some(None),
+        Some(read) => read.map(Some),
+    };
     let tenant_id = r.guid(&mut table, "tenant_id", true);
     let managed = r.boolean(&mut table, "managed_identity", false);
-    let client_id = r.guid(&mut table, "client_id", managed == Some(false));
-    let credential = read_credential(r, &mut table, managed == Some(true), client_id.clone().flatten());
+    let client_id = r.guid(&mut table, "client_id", managed == Some(false) && later.is_none());
+    let credential =
+        read_credential(r, &mut table, managed == Some(true), client_id.clone().flatten(), later);
     let expires = match r.optional_string(&mut table, "client_secret_expires") {
         None => None,
         Some(None) => Some(None),
@@ -406,7 +471,7 @@ fn read_customer_key<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<Cus
             }
         },
     };
-    let cloud = read_cloud(r, &mut table, key_identifier.as_ref());
+    let cloud = read_cloud(r, &mut table, key_identifier.as_ref().and_then(Option::as_ref));
     let ca_file = r.optional_path(&mut table, "ca_file");
     let subscription_id = r.guid(&mut table, "subscription_id", false);
     let resource_group = r.optional_string(&mut table, "resource_group");
@@ -419,6 +484,7 @@ fn read_customer_key<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<Cus
         );
     }
     let timeout = r.integer(&mut table, "call_timeout_s", 1..=120, Some(10));
+    let private = r.boolean(&mut table, "require_private_networking", false);
     r.no_more(table, "[customer_key]");
     Some(CustomerKeyConfig {
         key_identifier: key_identifier?,
@@ -431,6 +497,7 @@ fn read_customer_key<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<Cus
             subscription_id: subscription_id?,
             resource_group: resource_group?,
             call_timeout: Duration::from_secs(timeout?),
+            require_private_networking: private?,
         },
         client_secret_expires: expires?,
     })
@@ -441,6 +508,7 @@ fn read_credential<'i>(
     table: &mut Table<'i>,
     managed: bool,
     client_id: Option<String>,
+    later: Option<PathBuf>,
 ) -> Option<azure::Credential> {
     let secret = r.optional_path(table, "client_secret_file");
     let certificate = r.optional_path(table, "client_certificate_file");
@@ -465,6 +533,10 @@ fn read_credential<'i>(
     }
     if given.len() == 1 {
         return given.pop();
+    }
+    if let (true, Some(state_dir)) = (given.is_empty(), later) {
+        // Names no file that is ever there: until the server has sent a credential there is none.
+        return Some(azure::Credential::ClientSecretFile(state_dir.join("server").join("none")));
     }
     let text = match given.len() {
         0 => "[customer_key] names no credential".to_owned(),
@@ -500,7 +572,7 @@ fn read_cloud<'i>(
     let authority = r.optional_string(table, "authority");
     let arm_url = r.optional_string(table, "arm_url");
     let resource = r.optional_string(table, "vault_resource");
-    let vault_host = r.optional_string(table, "vault_host");
+    let vault_hosts = r.strings(table, "vault_hosts");
     let (name, authority, arm_url) = (name?, authority?, arm_url?);
     if name != Name::Custom {
         if authority.is_some() || arm_url.is_some() {
@@ -531,7 +603,20 @@ fn read_cloud<'i>(
     Some(azure::Cloud::Custom(azure::Endpoints {
         authority,
         arm_url,
-        vault_host: vault_host?.or_else(|| key.map(|key| key.vault_host().to_owned()))?,
+        vault_hosts: match vault_hosts? {
+            hosts if hosts.is_empty() => match key {
+                Some(key) => vec![key.vault_host().to_owned()],
+                None => {
+                    r.problem(
+                        "cloud = \"CUSTOM\" needs `vault_hosts` where no `key_identifier` names one"
+                            .to_owned(),
+                        "the host and port of the vault, such as [\"localhost:8443\"]",
+                    );
+                    return None;
+                }
+            },
+            hosts => hosts,
+        },
         vault_resource: resource?.unwrap_or_else(|| "https://vault.azure.net".to_owned()),
     }))
 }

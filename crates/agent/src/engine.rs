@@ -14,6 +14,7 @@ pub mod medium;
 mod process;
 mod scope;
 pub mod swap;
+mod write_lock;
 
 use std::{
     fs, io,
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use binary::{Binary, BinaryError, identify};
 use database::{Database, DatabaseError};
 use process::{Handle, Invocation};
+pub(crate) use write_lock::{WriteLock, WriteLockError};
 
 use crate::{
     config::{Config, EngineKind},
@@ -109,6 +111,11 @@ pub trait EngineProcess: Send + Sync + 'static {
 
     /// Asks it over its own protocol; gives its version.
     async fn ping(&self) -> Result<String, EngineError>;
+
+    /// The member's state in its replica set (`PRIMARY`, `SECONDARY`, …); `None` where it is in none.
+    async fn replica_state(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What can go wrong with a database process.
@@ -325,24 +332,6 @@ impl LocalEngine {
         fs::File::open(&keyward_dir).and_then(|dir| dir.sync_all()).map_err(failed(&keyward_dir))
     }
 
-    /// Takes back a lock that an agent left behind when it died in the middle of a snapshot.
-    async fn unlock(&self, database: &Database) {
-        let mark = lock_mark(&self.config);
-        if !mark.exists() {
-            return;
-        }
-        match database.unlock().await {
-            Ok(()) => {
-                tracing::warn!("writes were locked by a snapshot that an earlier agent began: unlocked")
-            }
-            // It says so too when it is not locked.
-            Err(error) => tracing::info!("fsyncUnlock: {}", crate::node::chain(&error)),
-        }
-        if let Err(error) = fs::remove_file(&mark) {
-            tracing::warn!("{} could not be removed: {error}", mark.display());
-        }
-    }
-
     fn process(&self, handle: Handle) -> Box<dyn EngineProcess> {
         Box::new(LocalProcess { handle, database: Database::new(&self.config.engine) })
     }
@@ -363,6 +352,7 @@ impl Engine for LocalEngine {
         let invocation = tokio::task::spawn_blocking(move || engine.prepare(&launch))
             .await
             .map_err(|_| EngineError::Ended)??;
+        WriteLock::of(&self.config).forget();
         Ok(self.process(Handle::spawn(&invocation, &self.binary.version)?))
     }
 
@@ -386,8 +376,11 @@ impl Engine for LocalEngine {
                 }
             }
         };
-        if found.is_some() {
-            self.unlock(&Database::new(&self.config.engine)).await;
+        let lock = WriteLock::of(&self.config);
+        if let Some(handle) = found.as_ref().filter(|_| lock.is_left()) {
+            tracing::warn!("an earlier agent began a snapshot and left writes locked: unlocking");
+            let record = handle.record().clone();
+            tokio::spawn(async move { lock.release(&record).await });
         }
         Ok(found.map(|handle| self.process(handle)))
     }
@@ -432,6 +425,10 @@ impl EngineProcess for LocalProcess {
             EngineKind::Mongod | EngineKind::Secantusdb => Ok(self.database.version().await?),
         }
     }
+
+    async fn replica_state(&self) -> Option<String> {
+        self.database.replica_state().await
+    }
 }
 
 /// Whether `data_path` holds anything but what keyward and mount points put there.
@@ -467,11 +464,6 @@ pub(crate) fn foreign_of(config: &Config) -> Option<String> {
 /// User and group id of `engine.user`.
 pub(crate) fn user_ids(user: &str) -> Result<(u32, u32), EngineError> {
     identity::look_up(user)
-}
-
-/// The file that remembers, while it is there, that the agent has locked the database against writes.
-pub(crate) fn lock_mark(config: &Config) -> PathBuf {
-    config.state_dir.join("fsync-lock")
 }
 
 /// The last lines of a log, from byte `start` on: at most 4 lines and 800 characters.

@@ -61,14 +61,15 @@ pub enum KeyringError {
 
 impl KeyringError {
     /// What to do next.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
-            Self::File(error) => error.hint(),
+            Self::File(error) => return error.hint(),
             Self::Keystore(error) => error.hint(),
             Self::Secret(error) => error.hint(),
             Self::NotHeld => "wait until the customer key answers; `keyward node status` says when",
             Self::Journal { .. } => "check owner, permissions and health of that path",
         }
+        .to_owned()
     }
 }
 
@@ -192,7 +193,10 @@ impl Keyring {
         let State::Sealed(sealed) = &content.state else { return Ok(()) };
         let (open, verified) = scrubbed(|| {
             let proof = Zeroizing::new(unwrapped.to_vec());
-            let open = sealed.clone().open(MasterKey::take_from(unwrapped)?)?;
+            let open = sealed
+                .clone()
+                .open(MasterKey::take_from(unwrapped)?)
+                .map_err(|error| self.distrust(error))?;
             let verified = open.verify_wrap(key_identifier, &proof)?;
             Ok::<_, KeyringError>((open, verified))
         })?;
@@ -366,6 +370,15 @@ impl Keyring {
             self.publish(&content);
         }
         Ok(())
+    }
+
+    /// What of a failed opening is about the file.
+    fn distrust(&self, error: KeystoreError) -> KeyringError {
+        if matches!(error, KeystoreError::MacMismatch | KeystoreError::KeyDoesNotUnwrap(_)) {
+            self.file.forged(error).into()
+        } else {
+            error.into()
+        }
     }
 
     fn take_in_journal(&self, content: &mut Content, now: Timestamp) -> Result<(), KeyringError> {

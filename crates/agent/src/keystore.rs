@@ -55,6 +55,19 @@ pub enum KeystoreFileError {
         /// Why.
         #[source]
         source: KeystoreError,
+        /// The generation before it, when it is still there and may be used.
+        previous: Option<PathBuf>,
+    },
+    /// The file has a keystore's shape, but the master key does not confirm it.
+    #[error("the keystore {path} is not what was written")]
+    Forged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        #[source]
+        source: KeystoreError,
+        /// The generation before it, when it is still there and may be used.
+        previous: Option<PathBuf>,
     },
     /// There is data, or was a keystore, but no keystore now.
     #[error("there is no keystore {path}, although {why}")]
@@ -107,8 +120,8 @@ pub enum KeystoreFileError {
 
 impl KeystoreFileError {
     /// What to do next.
-    pub fn hint(&self) -> &'static str {
-        match self {
+    pub fn hint(&self) -> String {
+        let text = match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 "free space on that disk and repeat; nothing was overwritten"
             }
@@ -117,14 +130,26 @@ impl KeystoreFileError {
             }
             Self::Io { .. } => "check owner, permissions and health of that path; nothing was overwritten",
             Self::Memory(error) => error.hint(),
-            Self::Unreadable { .. } => {
-                "nothing was overwritten; put back the keystore from `keyward node keystore export` or a snapshot"
+            Self::Unreadable { path, previous: Some(previous), .. }
+            | Self::Forged { path, previous: Some(previous), .. } => {
+                return format!(
+                    "nothing was overwritten; the generation before it is whole and knows every database key that was \
+                     given out: find out who changed the file, then `mv {} {}` and `keyward node start`",
+                    previous.display(),
+                    path.display()
+                );
+            }
+            Self::Unreadable { previous: None, .. } | Self::Forged { previous: None, .. } => {
+                "nothing was overwritten; put back the keystore from `keyward node keystore export` or a snapshot \
+                 (docs/guides/lost-keystore.md)"
             }
             Self::Missing { .. } => {
-                "check that the data path is mounted; put back the keystore from an export, or restore a snapshot"
+                "check that the data path is mounted; put back the keystore from `keyward node keystore export`, or \
+                 restore a snapshot (docs/guides/lost-keystore.md)"
             }
             Self::Replayed { .. } => {
-                "an old copy was put in place: put back the newest one, or run `keyward node restore` to start from it"
+                "an old copy was put in place: put back the newest one; where there is none, move the data path away \
+                 and start from it with `keyward node restore` (docs/guides/lost-keystore.md)"
             }
             Self::OtherNode { .. } => {
                 "to make this copy a node of its own: keyward node restore --from file://DBPATH"
@@ -135,7 +160,8 @@ impl KeystoreFileError {
             }
             Self::ReadBack(_) => "check the disk; the previous generation was put back",
             Self::Moved { .. } => "repeat",
-        }
+        };
+        text.to_owned()
     }
 }
 
@@ -182,10 +208,15 @@ impl KeystoreFile {
                 None => self.absent(claim, has_data),
             };
         };
-        let sealed = SealedKeystore::parse(&bytes)
-            .map_err(|source| KeystoreFileError::Unreadable { path: self.path(), source })?;
+        let sealed = SealedKeystore::parse(&bytes).map_err(|source| self.unreadable(source))?;
         self.check(&sealed, claim)?;
         Ok(Stored::Present(sealed))
+    }
+
+    /// The master key does not confirm the keystore that was loaded. Nothing else is taken instead: who changed one
+    /// file may have kept an old copy of it. A person may.
+    pub fn forged(&self, source: KeystoreError) -> KeystoreFileError {
+        KeystoreFileError::Forged { path: self.path(), source, previous: self.usable_previous() }
     }
 
     /// Remembers that the loaded keystore was verified with the master key, and removes what a step that was cut
@@ -205,9 +236,9 @@ impl KeystoreFile {
             (self.path(), self.dir.join("keystore.next"), self.dir.join("keystore.previous"));
         let disk = &*self.disk;
         let found = match read_if_there(disk, &main).map_err(self.io("read"))? {
-            Some(bytes) => SealedKeystore::parse(&bytes)
-                .map_err(|source| KeystoreFileError::Unreadable { path: main.clone(), source })?
-                .generation(),
+            Some(bytes) => {
+                SealedKeystore::parse(&bytes).map_err(|source| self.unreadable(source))?.generation()
+            }
             None => 0,
         };
         if found != expected {
@@ -245,8 +276,7 @@ impl KeystoreFile {
     pub fn approve(&self) -> Result<SealedKeystore, KeystoreFileError> {
         let path = self.path();
         let bytes = self.disk.read(&path).map_err(self.io("read"))?;
-        let sealed = SealedKeystore::parse(&bytes)
-            .map_err(|source| KeystoreFileError::Unreadable { path: path.clone(), source })?;
+        let sealed = SealedKeystore::parse(&bytes).map_err(|source| self.unreadable(source))?;
         if let Some(claim) = self.memory.claim()?
             && claim.node_id == sealed.node_id()
             && sealed.generation() < claim.seen_generation
@@ -312,6 +342,20 @@ impl KeystoreFile {
         self.disk.link(&path, &self.path()).map_err(self.io("recovered"))?;
         self.disk.sync_dir(&self.dir).map_err(self.io("recovered"))?;
         Ok(Some(sealed))
+    }
+
+    fn unreadable(&self, source: KeystoreError) -> KeystoreFileError {
+        KeystoreFileError::Unreadable { path: self.path(), source, previous: self.usable_previous() }
+    }
+
+    /// The previous generation, when a step that was cut off left it and [`Self::load`] would accept it: then it is
+    /// not behind the newest one seen, so no database key was given out that it lacks.
+    fn usable_previous(&self) -> Option<PathBuf> {
+        let path = self.dir.join("keystore.previous");
+        let bytes = read_if_there(&*self.disk, &path).ok()??;
+        let sealed = SealedKeystore::parse(&bytes).ok()?;
+        let claim = self.memory.claim().ok()?;
+        self.check(&sealed, claim).is_ok().then_some(path)
     }
 
     fn tidy(&self) -> Result<(), KeystoreFileError> {

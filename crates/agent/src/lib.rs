@@ -13,6 +13,7 @@ pub mod engine;
 pub mod keyring;
 pub mod keysock;
 pub mod keystore;
+pub mod link;
 pub mod memory;
 pub mod metrics;
 pub mod node;
@@ -25,7 +26,7 @@ mod wrap;
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use keyward_kms::azure::{AzureKeyService, ConfigError};
+use keyward_kms::{KeyService, azure::AzureKeyService};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use clock::Clock;
@@ -53,9 +54,6 @@ pub enum RunError {
     /// A lock, or the agent's memory.
     #[error("the node's folders cannot be used")]
     Memory(#[from] MemoryError),
-    /// The customer key's settings.
-    #[error("the section [customer_key] cannot be used")]
-    CustomerKey(#[from] ConfigError),
     /// The database process' settings.
     #[error("the section [engine] cannot be used")]
     Engine(#[from] EngineError),
@@ -79,7 +77,6 @@ impl RunError {
         match self {
             Self::Folder { .. } => "check that it exists, and its owner and permissions".to_owned(),
             Self::Memory(error) => error.hint().to_owned(),
-            Self::CustomerKey(error) => error.hint().to_owned(),
             Self::Engine(error) => error.hint().to_owned(),
             Self::Node(error) => error.hint(),
             Self::Listen { .. } => "check that nothing else uses it, and the folder's permissions".to_owned(),
@@ -99,9 +96,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let _data_lock = DirLock::take(&config.keyward_dir())?;
     let _state_lock = DirLock::take(&config.state_dir)?;
     let clock = Clock::open().map_err(folder(PathBuf::from("/proc/sys/kernel/random/boot_id")))?;
-    let service = Arc::new(AzureKeyService::new(config.customer_key.azure.clone())?);
     let engine = engine::open(&config)?;
-    let parts = Parts { service, engine, disk: Arc::new(disk), clock };
+    let make_service: node::MakeService =
+        Arc::new(|azure| Ok(Arc::new(AzureKeyService::new(azure.clone())?) as Arc<dyn KeyService>));
+    let parts = Parts { make_service, engine, disk: Arc::new(disk), clock };
     serve(config, parts, shutdown).await
 }
 
@@ -118,9 +116,11 @@ pub async fn serve(config: Config, parts: Parts, shutdown: CancellationToken) ->
     let admin_what = format!("the admin socket {}", admin_socket.display());
     let admin = admin::server::listen(&admin_socket).map_err(listening(admin_what.clone()))?;
 
+    let link = link::Link::open(node.clone())?;
     let tasks = TaskTracker::new();
+    tasks.spawn(link.clone().run(shutdown.clone()));
     tasks.spawn(keysock::serve(keys, node.clone(), shutdown.clone()));
-    tasks.spawn(watchdog(shutdown.clone()));
+    tasks.spawn(watchdog(node.clone(), shutdown.clone()));
     if let Some(listen) = metrics {
         let (node, shutdown) = (node.clone(), shutdown.clone());
         tasks.spawn(async move {
@@ -131,7 +131,7 @@ pub async fn serve(config: Config, parts: Parts, shutdown: CancellationToken) ->
     }
     let deciding = tasks.spawn(shell.run(shutdown.clone()));
     notify::ready();
-    let served = admin::server::serve(admin, node, shutdown.clone()).await;
+    let served = admin::server::serve(admin, node, link, shutdown.clone()).await;
     shutdown.cancel();
     notify::stopping();
     let _ = deciding.await;
@@ -154,12 +154,24 @@ fn protect_process() {
     let _ = setrlimit(Resource::Memlock, Rlimit { current: memlock.maximum, maximum: memlock.maximum });
 }
 
-async fn watchdog(shutdown: CancellationToken) {
+/// Feeds systemd's watchdog for as long as the task that decides for the node takes in events: an agent that no
+/// longer obeys a verdict is to be started anew. The database runs on meanwhile.
+async fn watchdog(node: NodeHandle, shutdown: CancellationToken) {
     let Some(every) = notify::watchdog() else { return };
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => notify::alive(),
-            () = shutdown.cancelled() => return,
+    let feed = async {
+        loop {
+            tokio::time::sleep(every).await;
+            if node.decides(every).await {
+                notify::alive();
+            } else {
+                tracing::error!(
+                    "the task that decides for the node does not answer: the watchdog is not fed"
+                );
+            }
         }
+    };
+    tokio::select! {
+        () = feed => {}
+        () = shutdown.cancelled() => {}
     }
 }

@@ -11,8 +11,9 @@ use std::{
 };
 
 use keyward_keys::NodeId;
-use keyward_model::{Class, Judgement, lifecycle::Wanted};
+use keyward_model::{Class, Judgement, lifecycle::Wanted, sync::ObservedSnapshot};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 use crate::{disk, disk::Disk, engine::EngineRecord};
 
@@ -147,6 +148,16 @@ impl Memory {
         self.write("judgement.json", judged)
     }
 
+    /// Snapshots that this node took, oldest first.
+    pub fn snapshots(&self) -> Result<Vec<ObservedSnapshot>, MemoryError> {
+        Ok(self.read("snapshots.json")?.unwrap_or_default())
+    }
+
+    /// Remembers them.
+    pub fn set_snapshots(&self, snapshots: &[ObservedSnapshot]) -> Result<(), MemoryError> {
+        self.write("snapshots.json", &snapshots)
+    }
+
     /// The engine started last.
     pub fn engine(&self) -> Result<Option<StartedEngine>, MemoryError> {
         self.read("engine.json")
@@ -163,7 +174,8 @@ impl Memory {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
+    /// A JSON file of `dir`, if it is there.
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
         let path = self.dir.join(name);
         let whole = |bytes: &[u8]| serde_json::from_slice::<T>(bytes).is_ok();
         let bytes = disk::read_replaced(&*self.disk, &path, whole).map_err(io_error(&path, "read"))?;
@@ -174,11 +186,37 @@ impl Memory {
             .transpose()
     }
 
-    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemoryError> {
+    /// Replaces a JSON file of `dir` (mode 0600); durable when it returns.
+    pub(crate) fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemoryError> {
         let path = self.dir.join(name);
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|source| MemoryError::Damaged { path: path.clone(), source })?;
         disk::replace(&*self.disk, &path, &bytes).map_err(io_error(&path, "written"))
+    }
+}
+
+impl Memory {
+    /// A text file of `dir`, if it is there.
+    pub(crate) fn read_text(&self, name: &str) -> Result<Option<Zeroizing<String>>, MemoryError> {
+        let path = self.dir.join(name);
+        let bytes = disk::read_replaced(&*self.disk, &path, |bytes| !bytes.is_empty())
+            .map_err(io_error(&path, "read"))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        Ok(Some(Zeroizing::new(text.map_err(io_error(&path, "read"))?)))
+    }
+
+    /// Replaces a text file of `dir` (mode 0600); durable when it returns.
+    pub(crate) fn write_text(&self, name: &str, text: &str) -> Result<PathBuf, MemoryError> {
+        let path = self.dir.join(name);
+        disk::replace(&*self.disk, &path, text.as_bytes()).map_err(io_error(&path, "written"))?;
+        Ok(path)
+    }
+
+    /// Takes a file of `dir` away, if it is there.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), MemoryError> {
+        let path = self.dir.join(name);
+        disk::remove_replaced(&*self.disk, &path).map_err(io_error(&path, "removed"))
     }
 }
 

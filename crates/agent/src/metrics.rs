@@ -311,6 +311,7 @@ mod tests {
             engine: Some(EngineStatus { kind: "mongod".into(), version: "7".into(), pid: 9 }),
             since: Timestamp::from_epoch_ms(5_000),
             warnings: Vec::new(),
+            link: None,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns the shared view of the node and everything that is asked of it from outside. Decisions are
 //! `keyward_model::lifecycle`'s; [`shell`] carries them out.
 
+pub mod access;
 pub mod error;
 mod probing;
 mod shell;
@@ -12,7 +13,7 @@ mod warnings;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use keyward_keys::{
@@ -24,12 +25,14 @@ use keyward_kms::{KeyDescription, KeyService};
 use keyward_model::{
     Class, Evidence, KeyIdentifier, NodeState, NodeStatus, Timestamp, Verdict, Weight,
     lifecycle::{Event, Wanted},
-    status::{CustomerKeyStatus, EngineStatus},
+    status::{CustomerKeyStatus, EngineStatus, LinkStatus},
+    sync::ObservedSnapshot,
     verdict::judge,
 };
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use access::{KeyAccess, MakeService, NextKey};
 pub use error::{NodeError, chain};
 pub use shell::Shell;
 
@@ -40,17 +43,20 @@ use crate::{
     engine::{Engine, EngineProcess},
     keyring::{Keyring, View},
     keystore::KeystoreFile,
+    link,
     memory::{Judged, Memory},
     wrap,
 };
 
 /// Evidence kept for status.
 const EVIDENCE_KEPT: usize = 20;
+/// Snapshots remembered for the server.
+const SNAPSHOTS_KEPT: usize = 200;
 
 /// What a node is made of: real in the agent, doubles in tests.
 pub struct Parts {
-    /// The customer key's service.
-    pub service: Arc<dyn KeyService>,
+    /// What reaches customer keys.
+    pub make_service: MakeService,
     /// The database process' kind.
     pub engine: Arc<dyn Engine>,
     /// The file system.
@@ -65,7 +71,9 @@ pub struct NodeHandle(Arc<Inner>);
 
 struct Inner {
     config: Config,
-    service: Arc<dyn KeyService>,
+    access: RwLock<Arc<KeyAccess>>,
+    make_service: MakeService,
+    disk: Arc<dyn Disk>,
     engine: Arc<dyn Engine>,
     clock: Clock,
     memory: Memory,
@@ -104,6 +112,10 @@ struct Shared {
     description: Option<KeyDescription>,
     /// Warnings by topic.
     notes: BTreeMap<&'static str, String>,
+    link: Option<LinkStatus>,
+    replica_state: Option<String>,
+    /// Snapshots that this node took, oldest first.
+    snapshots: Vec<ObservedSnapshot>,
 }
 
 /// Keeps the engine stopped while it lives.
@@ -125,7 +137,8 @@ impl NodeHandle {
         let memory = Memory::open(&config.state_dir, Arc::clone(&parts.disk))?;
         let file = KeystoreFile::new(&config.keyward_dir(), Arc::clone(&parts.disk), memory.clone());
         let journal = config.keyward_dir().join("assignments");
-        let keyring = Keyring::new(file, parts.disk, journal, config.spare_database_keys);
+        let access = link::access_at_start(&config, &parts)?;
+        let keyring = Keyring::new(file, Arc::clone(&parts.disk), journal, config.spare_database_keys);
         let judged = memory.judged()?;
         let (events, posted) = mpsc::unbounded_channel();
         let shared = Shared {
@@ -143,10 +156,15 @@ impl NodeHandle {
             revoked: CancellationToken::new(),
             description: None,
             notes: BTreeMap::new(),
+            link: None,
+            replica_state: None,
+            snapshots: memory.snapshots()?,
         };
         let node = Self(Arc::new(Inner {
             config,
-            service: parts.service,
+            access: RwLock::new(Arc::new(access)),
+            make_service: parts.make_service,
+            disk: parts.disk,
             engine: parts.engine,
             clock: parts.clock,
             memory,
@@ -169,7 +187,26 @@ impl NodeHandle {
 
     /// The customer key's service.
     pub fn key_service(&self) -> Arc<dyn KeyService> {
-        Arc::clone(&self.0.service)
+        Arc::clone(&self.access().service)
+    }
+
+    /// How the customer key is reached now.
+    pub fn access(&self) -> Arc<KeyAccess> {
+        Arc::clone(&self.0.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on the customer key is reached this way.
+    pub(crate) fn set_access(&self, access: KeyAccess) {
+        *self.0.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+        self.touch();
+    }
+
+    pub(crate) fn make_service(&self) -> &MakeService {
+        &self.0.make_service
+    }
+
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.0.disk)
     }
 
     /// The node's keys.
@@ -223,6 +260,7 @@ impl NodeHandle {
             }),
             since: shared.since,
             warnings,
+            link: shared.link.clone(),
         }
     }
 
@@ -278,7 +316,7 @@ impl NodeHandle {
 
     /// Unwraps a keystore that is not this node's with the customer key that it names.
     pub async fn unlock_foreign(&self, sealed: SealedKeystore) -> Result<OpenKeystore, NodeError> {
-        let mut unwrapped = wrap::unwrap_sealed(&*self.0.service, &sealed, || self.0.clock.now()).await?;
+        let mut unwrapped = wrap::unwrap_sealed(&*self.key_service(), &sealed, || self.0.clock.now()).await?;
         let master = MasterKey::take_from(&mut unwrapped.bytes)?;
         Ok(sealed.open(master)?)
     }
@@ -293,7 +331,7 @@ impl NodeHandle {
         let key = self.current_key()?;
         let now = self.0.clock.now();
         let master = MasterKey::make()?;
-        let (wrap, _) = wrap::wrap_and_verify(&*self.0.service, &key, &master, now).await?;
+        let (wrap, _) = wrap::wrap_and_verify(&*self.key_service(), &key, &master, now).await?;
         let image = opened.adopt_as_new_node(node_id, &master, vec![wrap.clone()], seen, now.0)?;
         drop(opened);
         self.with_keyring(move |keyring| keyring.install(node_id, &image, master, wrap)).await?;
@@ -302,6 +340,24 @@ impl NodeHandle {
             self.post_and_wait(Event::StartAsked).await?;
         }
         Ok(())
+    }
+
+    /// What of the keystore on disk waits for [`NodeHandle::approve`].
+    pub(crate) async fn unapproved(&self) -> Option<String> {
+        match unlock::load(self).await {
+            Err(NodeError::Keyring(crate::keyring::KeyringError::File(
+                error @ crate::keystore::KeystoreFileError::Unknown { .. },
+            ))) => Some(error.to_string()),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Tries again what failed, as if the operator had asked for it: something it needs has changed.
+    pub(crate) fn try_again(&self) {
+        let failed = self.shared().state == NodeState::Failed;
+        if failed {
+            self.post(Event::StartAsked);
+        }
     }
 
     /// Accepts the keystore on disk as this node's own.
@@ -317,7 +373,7 @@ impl NodeHandle {
     pub(crate) fn current_key(&self) -> Result<KeyIdentifier, NodeError> {
         match self.0.keyring.view().as_deref().and_then(in_use) {
             Some(wrap) => Ok(wrap.key_identifier.parse()?),
-            None => Ok(self.0.config.customer_key.key_identifier.clone()),
+            None => self.access().key.clone().ok_or(NodeError::NoCustomerKey),
         }
     }
 
@@ -375,6 +431,57 @@ impl NodeHandle {
         self.touch();
     }
 
+    /// This node's id; a node without one gets it now.
+    pub(crate) async fn node_id(&self) -> Result<NodeId, NodeError> {
+        match unlock::load(self).await? {
+            Some(node_id) => Ok(node_id),
+            None => Ok(self.0.keyring.view().ok_or(NodeError::NoKeystore)?.node_id),
+        }
+    }
+
+    /// Shows how the node stands with its server.
+    pub(crate) fn set_link(&self, link: Option<LinkStatus>) {
+        {
+            let mut shared = self.shared();
+            if shared.link == link {
+                return;
+            }
+            shared.link = link;
+        }
+        self.touch();
+    }
+
+    /// Snapshots that this node took, oldest first.
+    pub(crate) fn snapshots(&self) -> Vec<ObservedSnapshot> {
+        self.shared().snapshots.clone()
+    }
+
+    /// The member's state in its replica set, as the last look saw it.
+    pub(crate) fn replica_state(&self) -> Option<String> {
+        self.shared().replica_state.clone()
+    }
+
+    /// Remembers a snapshot that was taken, with the customer keys it needs.
+    pub(crate) async fn remember_snapshot(&self, taken: &crate::snapshot::Taken) {
+        let master_key_id = self.0.keyring.view().map_or_else(String::new, |view| view.master_key.id.clone());
+        let snapshots = {
+            let mut shared = self.shared();
+            shared.snapshots.extend(taken.customer_keys.iter().map(|key_identifier| ObservedSnapshot {
+                url: taken.to.clone(),
+                created_at: self.0.clock.now(),
+                key_identifier: key_identifier.clone(),
+                master_key_id: master_key_id.clone(),
+            }));
+            let surplus = shared.snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
+            shared.snapshots.drain(..surplus);
+            shared.snapshots.clone()
+        };
+        if let Err(error) = self.0.memory.set_snapshots(&snapshots) {
+            tracing::warn!("the snapshot is not remembered: {}", chain(&error));
+        }
+        self.touch();
+    }
+
     /// Adds to, or takes from, what status warns of.
     pub(crate) fn set_note(&self, topic: &'static str, text: Option<String>) {
         let mut shared = self.shared();
@@ -400,7 +507,7 @@ impl NodeHandle {
         let (before, after) = {
             let mut shared = self.shared();
             let before = shared.judged.clone();
-            let judgement = judge(&before.judgement, class, &at, &self.0.config.verdict.policy);
+            let judgement = judge(&before.judgement, class, &at, &self.access().policy);
             let refusal = match class.weight() {
                 Weight::Success => None,
                 Weight::Strong | Weight::Denial => Some(class),
@@ -444,6 +551,11 @@ impl NodeHandle {
     fn post(&self, event: Event) {
         // Fails only while the agent ends, when nobody decides any more.
         let _ = self.0.events.send(Posted { event, taken_in: None });
+    }
+
+    /// Whether the task that decides for the node takes in an event within `limit`.
+    pub(crate) async fn decides(&self, limit: std::time::Duration) -> bool {
+        matches!(tokio::time::timeout(limit, self.post_and_wait(Event::Tick)).await, Ok(Ok(())))
     }
 
     async fn post_and_wait(&self, event: Event) -> Result<(), NodeError> {

@@ -5,6 +5,7 @@
 //! is touched, no client notices, no process restarts.
 
 use keyward_keys::MasterKey;
+use keyward_kms::KeyService;
 use keyward_model::KeyIdentifier;
 use serde::{Deserialize, Serialize};
 
@@ -59,18 +60,27 @@ pub async fn rewrap(
     key: &KeyIdentifier,
     progress: &Progress,
 ) -> Result<Rewrapped, NodeError> {
+    rewrap_through(node, &*node.key_service(), key, progress).await
+}
+
+/// The same where `key` is reached by another service than the key in use.
+pub(crate) async fn rewrap_through(
+    node: &NodeHandle,
+    service: &dyn KeyService,
+    key: &KeyIdentifier,
+    progress: &Progress,
+) -> Result<Rewrapped, NodeError> {
     let _operation = node.begin("a change of the master key")?;
     let before = held(node)?;
-    let service = node.key_service();
     if before.key_identifier == key.to_string() {
-        return confirm(node, key, &before).await;
+        return confirm(node, service, key, &before).await;
     }
     progress.report("checking the customer key", 0, 4, "steps");
-    let warnings = wrap::check(&*service, key).await?;
+    let warnings = wrap::check(service, key).await?;
     progress.report("wrapping the master key with it", 1, 4, "steps");
     let now = node.clock().now();
     let master = node.with_keyring(|keyring| keyring.master_key_to_wrap()).await?;
-    let staged = wrap::wrap(&*service, key, &master, now).await?;
+    let staged = wrap::wrap(service, key, &master, now).await?;
     drop(master);
     let ciphertext = staged.ciphertext.clone();
     node.with_keyring(move |keyring| keyring.stage(staged)).await?;
@@ -95,12 +105,17 @@ pub async fn rewrap(
 
 /// The master key is under that customer key already, perhaps by a rewrap whose answer was lost: says so once the
 /// vault has unwrapped it.
-async fn confirm(node: &NodeHandle, key: &KeyIdentifier, before: &Before) -> Result<Rewrapped, NodeError> {
+async fn confirm(
+    node: &NodeHandle,
+    service: &dyn KeyService,
+    key: &KeyIdentifier,
+    before: &Before,
+) -> Result<Rewrapped, NodeError> {
     let view = node.keyring().view().ok_or(NodeError::NoKeystore)?;
     let key_identifier = key.to_string();
     let wrap = view.wraps.iter().find(|wrap| wrap.key_identifier == key_identifier);
     let ciphertext = &wrap.ok_or(NodeError::NoKeystore)?.ciphertext;
-    let (unwrapped, _) = node.key_service().unwrap(key, ciphertext).await?;
+    let (unwrapped, _) = service.unwrap(key, ciphertext).await?;
     node.with_keyring(move |keyring| keyring.rely_on(&key_identifier, &unwrapped)).await?;
     report(node, before, Vec::new())
 }

@@ -120,6 +120,9 @@ pub enum SnapshotError {
     /// The engine's protocol.
     #[error("the engine did not make its files consistent")]
     Database(#[source] DatabaseError),
+    /// The lock against writes.
+    #[error("the engine's writes could not be held, or were not let go yet")]
+    Lock(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The node, or its customer key.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -158,6 +161,7 @@ impl SnapshotError {
             Self::Encode(_) | Self::Ended => "repeat it; if it fails again, see the agent's log".to_owned(),
             Self::Engine(error) => error.hint(),
             Self::Database(error) => error.hint().to_owned(),
+            Self::Lock(_) => "repeat it when the engine answers again; see `keyward node status`".to_owned(),
             Self::Node(error) => error.hint(),
         }
     }
@@ -179,7 +183,7 @@ impl From<SnapshotError> for Failure {
             SnapshotError::DataPathNotEmpty { .. } => Some("DATA_PATH_NOT_EMPTY"),
             SnapshotError::NoSpace { .. } => Some("NO_SPACE"),
             SnapshotError::File { .. } => Some("FILE"),
-            SnapshotError::Engine(_) | SnapshotError::Database(_) => Some("ENGINE"),
+            SnapshotError::Engine(_) | SnapshotError::Database(_) | SnapshotError::Lock(_) => Some("ENGINE"),
             SnapshotError::Encode(_) | SnapshotError::Ended => Some("INTERNAL"),
         };
         match (code, error) {

@@ -10,7 +10,7 @@ use keyward_kms::{Facts, KeyService, KmsError, Severity, highest_severity};
 use keyward_model::{Class, Evidence, KeyIdentifier, Timestamp, Weight};
 use zeroize::Zeroizing;
 
-use crate::node::NodeError;
+use crate::node::{KeyAccess, NextKey, NodeError};
 
 /// Refuses a customer key that will not do, with the vault's own reasons. Gives what is only worth a warning.
 pub(crate) async fn check(service: &dyn KeyService, key: &KeyIdentifier) -> Result<Vec<String>, NodeError> {
@@ -81,6 +81,57 @@ pub(crate) async fn unwrap(
         }
     }
     Err(gentlest.map_or(NodeError::NoKeystore, NodeError::Kms))
+}
+
+/// Unwraps the master key of `sealed` by whichever way works: the way in use, or the key that the node is to move to,
+/// where the keystore is under it already or it is the same key pair under another name.
+pub(crate) async fn unwrap_either(
+    access: &KeyAccess,
+    sealed: &[MasterKeyWrap],
+    now: impl Fn() -> Timestamp,
+) -> Result<Unwrapped, NodeError> {
+    let Some(next) = &access.next else { return unwrap(&*access.service, sealed, now).await };
+    let under_next = |wrap: &&MasterKeyWrap| wrap.key_identifier == next.key.to_string();
+    // Under the new key already: only that key's answer says anything about it.
+    let moved = match sealed.iter().find(under_next) {
+        Some(wrap) => Some(unwrap(&*next.service, std::slice::from_ref(wrap), &now).await),
+        None => None,
+    };
+    let refused = match moved {
+        Some(Ok(unwrapped)) => return Ok(unwrapped),
+        Some(Err(error)) if sealed.len() == 1 => Some(error),
+        Some(Err(_)) | None => None,
+    };
+    let error = match unwrap(&*access.service, sealed, &now).await {
+        Ok(unwrapped) => return Ok(unwrapped),
+        Err(error) => error,
+    };
+    if let Some(wrap) = same_key_pair(next, sealed).await
+        && let Ok((bytes, facts)) = next.service.unwrap(&next.key, &wrap.ciphertext).await
+    {
+        let evidence = facts.into_evidence(Class::Success, &next.key, now());
+        // The keystore knows its wrap by the name that it was made under.
+        return Ok(Unwrapped { bytes, key_identifier: wrap.key_identifier.parse()?, evidence });
+    }
+    Err(refused.unwrap_or(error))
+}
+
+/// Probes by the key that the node is to move to; `None` when that one does not open the keystore.
+pub(crate) async fn probe_next(access: &KeyAccess, wraps: &[MasterKeyWrap]) -> Option<Evidence> {
+    let next = access.next.as_ref()?;
+    let wrap = match wraps.iter().find(|wrap| wrap.key_identifier == next.key.to_string()) {
+        Some(wrap) => wrap,
+        None => same_key_pair(next, wraps).await?,
+    };
+    let seen = next.service.probe(&next.key, &wrap.canary.ciphertext, &wrap.canary.sha256).await;
+    (seen.class == Class::Success).then_some(seen)
+}
+
+/// The wrap that was made with the same key pair as `next`, under whatever name.
+async fn same_key_pair<'a>(next: &NextKey, wraps: &'a [MasterKeyWrap]) -> Option<&'a MasterKeyWrap> {
+    let public_key = next.service.describe(&next.key).await.ok()?.public_key_sha256;
+    let same = |wrap: &&MasterKeyWrap| !public_key.is_empty() && wrap.public_key_sha256 == public_key;
+    wraps.iter().find(same)
 }
 
 /// The same for a keystore that is not this node's.

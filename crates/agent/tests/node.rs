@@ -5,7 +5,7 @@ mod support;
 use anyhow::Result;
 use keyward_agent::admin::Request;
 use keyward_model::{Class, NodeState, Verdict};
-use keyward_vault::{admin::KeySettings, fault::FaultKind};
+use keyward_vault::fault::FaultKind;
 use support::{Agent, World, connect, count, database, failure_of, insert, rewrap_to, until, until_state};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,49 +183,6 @@ async fn another_process_gets_no_keys() -> Result<()> {
         assert_eq!(std::fs::metadata(socket)?.permissions().mode() & 0o777, 0o600);
     }
     agent.stop_all().await
-}
-
-/// What is wrong with the customer key or the settings is said with Azure's own reason, before anything is made.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_customer_key_that_will_not_do_is_refused_at_configuration() -> Result<()> {
-    let world = World::new().await?;
-    let good = world.config_text("n", world.port)?;
-    let vault = world.vault.running.as_ref().unwrap().description().clone();
-    let no_unwrap = KeySettings { key_ops: Some(vec!["wrapKey".into()]), ..KeySettings::default() };
-    world.vault.key("k2").await?;
-    let no_unwrap = world.vault.admin.change_key("k2", &no_unwrap).await?.versions[0].key_identifier.clone();
-    let mut missing = world.key_identifier.clone();
-    missing.replace_range(missing.len() - 1.., if missing.ends_with('0') { "1" } else { "0" });
-    let cases = [
-        ("a version that is not there", good.replace(&world.key_identifier, &missing), "KeyNotFound"),
-        ("another tenant", good.replace(&vault.tenant_id, "11111111-2222-3333-4444-555555555555"), "tenant"),
-        (
-            "an unknown application",
-            good.replace(&vault.client_id, "11111111-2222-3333-4444-555555555555"),
-            "AADSTS700016",
-        ),
-        ("a key without the operation", good.replace(&world.key_identifier, &no_unwrap), "unwrap"),
-    ];
-    for (number, (what, text, reason)) in cases.into_iter().enumerate() {
-        let name = format!("n{number}");
-        let text =
-            text.replace(&world.path("n").display().to_string(), &world.path(&name).display().to_string());
-        std::fs::create_dir_all(world.path(&name))?;
-        let config = keyward_agent::config::Config::parse(&text, std::path::Path::new("agent.toml"))?;
-        let agent = Agent::start(config.clone()).await?;
-        let status =
-            until(&agent.client, what, |s| !matches!(s.state, NodeState::Starting | NodeState::Running))
-                .await?;
-        assert!(
-            matches!(status.state, NodeState::Failed | NodeState::WaitingForCustomerKey),
-            "{what}: {status:#?}"
-        );
-        let told = format!("{} {:?}", status.reason, status.evidence);
-        assert!(told.contains(reason), "{what}: {told}");
-        assert!(!config.keyward_dir().join("keystore.json").exists(), "{what}");
-        agent.end().await?;
-    }
-    Ok(())
 }
 
 /// Steady state: each probe is one unwrap and nothing else.

@@ -1,6 +1,7 @@
 //! Proof, snapshots and metrics of one node on a real database process under a real vault.
 
 mod blob_double;
+mod s3_double;
 mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
@@ -283,6 +284,79 @@ async fn azure_blob_storage_takes_the_same_path_and_a_revocation_in_the_middle_l
     let _: Restored = run(&second, Request::Restore { from: to("whole")? }).await?;
     until_state(&second.client, NodeState::Running).await?;
     assert_eq!(count(&database(other.engine.port).await?, "shop").await?, 500);
+    second.stop_all().await?;
+    agent.stop_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_takes_the_same_path_in_parts_and_a_revocation_in_the_middle_leaves_nothing() -> Result<()> {
+    let world = World::new().await?;
+    let s3 = s3_double::S3Double::start().await?;
+    let options = world.path("s3.toml");
+    fs::write(&options, s3.options())?;
+    let with_s3 = |text: &str| format!("{text}\n[snapshots]\ncredentials_file = \"{}\"\n", options.display());
+    let (path, _) = world.config("n")?;
+    fs::write(&path, with_s3(&fs::read_to_string(&path)?))?;
+    let agent = Agent::start(Config::load(&path)?).await?;
+    until_state(&agent.client, NodeState::Running).await?;
+    let db = database(world.port).await?;
+    insert(&db, "shop", 0..500).await?;
+    // More than one part of a multipart upload, of what no compression makes smaller.
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    for n in 0..4 {
+        let bytes = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        });
+        let bytes = bytes.take(6_000_000).collect();
+        let blob = mongodb::bson::Binary { subtype: mongodb::bson::spec::BinarySubtype::Generic, bytes };
+        db.database("large")
+            .collection("c")
+            .insert_one(mongodb::bson::doc! { "_id": n, "blob": blob })
+            .await?;
+    }
+
+    let to = |name: &str| Url::parse(&format!("s3://backups/{name}"));
+    s3.hang_after(9_000_000);
+    let aborted = Request::Snapshot { to: to("aborted")? };
+    let (outcome, ()) = tokio::join!(agent.client.run(&aborted, |_| {}), async {
+        s3.hanging().await;
+        world.vault.admin.disable_key("k1").await.expect("the vault answers");
+        until_state(&agent.client, NodeState::StoppedRevoked).await.expect("it stops");
+        s3.go_on();
+    });
+    let failure = failure_of(outcome);
+    assert_eq!((failure.exit, failure.code.as_str()), (3, "CUSTOMER_KEY_REVOKED"));
+    assert_eq!((s3.keys(), s3.open_uploads()), (Vec::<String>::new(), 0));
+    world.vault.admin.enable_key("k1").await?;
+    until_state(&agent.client, NodeState::Running).await?;
+
+    let taken: Taken = run(&agent, Request::Snapshot { to: to("whole")? }).await?;
+    assert_eq!(taken.to, "s3://backups/whole");
+    assert!(taken.bytes > 20_000_000 && s3.completed_uploads() > 0, "{taken:?}, {}", s3.completed_uploads());
+    let order = s3.keys();
+    assert_eq!(order.last().map(String::as_str), Some("whole/manifest.json"), "{order:?}");
+    assert_eq!(order.iter().rev().nth(1).map(String::as_str), Some("whole/keystore.json"), "{order:?}");
+    // A second snapshot to the same place is refused, and leaves the first alone.
+    let failure = failure_of(agent.client.run(&Request::Snapshot { to: to("whole")? }, |_| {}).await);
+    assert_eq!(failure.code, "SNAPSHOT_EXISTS");
+    assert_eq!(s3.keys(), order);
+    // A key that S3 does not know.
+    fs::write(&options, s3.options().replace("AKIADOUBLE", "AKIAOTHER"))?;
+    let failure = failure_of(agent.client.run(&Request::Snapshot { to: to("other")? }, |_| {}).await);
+    assert_eq!(failure.code, "SNAPSHOT_STORE", "{failure:?}");
+    assert!(!format!("{failure:?}").contains("\"secret\""));
+    fs::write(&options, s3.options())?;
+
+    let other = restoring(&world, "other")?;
+    let path = world.path("other.toml");
+    fs::write(&path, with_s3(&fs::read_to_string(&path)?))?;
+    let second = Agent::start(Config::load(&path)?).await?;
+    until_state(&second.client, NodeState::Stopped).await?;
+    let _: Restored = run(&second, Request::Restore { from: to("whole")? }).await?;
+    until_state(&second.client, NodeState::Running).await?;
+    let restored = database(other.engine.port).await?;
+    assert_eq!((count(&restored, "shop").await?, count(&restored, "large").await?), (500, 4));
     second.stop_all().await?;
     agent.stop_all().await
 }

@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use keyward_model::NodeStatus;
+use keyward_model::{NodeStatus, sync::HeldBack};
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Failure, Line, ProgressLine, Request};
@@ -81,7 +82,11 @@ impl AdminClient {
 
     /// `GET /v1/status`.
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
-        let request = http::Request::get("/v1/status").header(http::header::HOST, "keyward");
+        self.get("/v1/status").await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let request = http::Request::get(path).header(http::header::HOST, "keyward");
         let answer = self.send(request.body(Full::new(Bytes::new()))?).await?;
         let ok = answer.status().is_success();
         let body = answer.into_body().collect().await?.to_bytes();
@@ -92,6 +97,11 @@ impl AdminClient {
             });
         }
         Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// `GET /v1/approvals`: what waits for [`Request::Approve`].
+    pub async fn approvals(&self) -> Result<Vec<HeldBack>, ClientError> {
+        self.get("/v1/approvals").await
     }
 
     /// Asks for `request` and waits for its end; `on_progress` hears how far it is.

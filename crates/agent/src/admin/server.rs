@@ -13,7 +13,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
-use keyward_model::{KeyIdentifier, NodeStatus};
+use keyward_model::{KeyIdentifier, NodeStatus, sync::HeldBack};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{net::UnixListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,6 +21,7 @@ use url::Url;
 
 use super::{ExportedKeystore, Failure, Line, ProgressLine, progress::Progress};
 use crate::{
+    link::Link,
     node::{NodeError, NodeHandle},
     operations, prove, snapshot,
 };
@@ -43,6 +44,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 #[derive(Clone)]
 struct App {
     node: NodeHandle,
+    link: Link,
     running: TaskTracker,
 }
 
@@ -61,9 +63,14 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `shutdown`; then waits for what was begun.
-pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: UnixListener,
+    node: NodeHandle,
+    link: Link,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let running = TaskTracker::new();
-    let app = App { node, running: running.clone() };
+    let app = App { node, link, running: running.clone() };
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/start", post(start))
@@ -73,6 +80,8 @@ pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: Cancellat
         .route("/v1/rewrap", post(rewrap))
         .route("/v1/snapshot", post(snapshot_node))
         .route("/v1/restore", post(restore))
+        .route("/v1/join", post(join))
+        .route("/v1/approvals", get(approvals))
         .route("/v1/approve", post(approve))
         .route("/v1/keystore-export", post(export))
         .layer(middleware::from_fn(admit))
@@ -131,7 +140,12 @@ async fn prove_node(State(app): State<App>) -> Response {
 }
 
 async fn rotate(State(app): State<App>) -> Response {
-    stream_of(app, |node, progress| async move { operations::rotate_master_key(&node, &progress).await })
+    let link = app.link.clone();
+    stream_of(app, |node, progress| async move {
+        let hint = "it rotates on the project's schedule; on the server: keyward encryption show";
+        link.refuse_if_managed("the rotation of this node's master key", hint)?;
+        operations::rotate_master_key(&node, &progress).await
+    })
 }
 
 #[derive(Deserialize)]
@@ -141,7 +155,10 @@ struct RewrapBody {
 }
 
 async fn rewrap(State(app): State<App>, body: Bytes) -> Response {
+    let link = app.link.clone();
     with_body(app, &body, |node, body: RewrapBody, progress| async move {
+        let hint = "set the key identifier of the project: keyward encryption set --key-identifier ID";
+        link.refuse_if_managed("this node's customer key", hint)?;
         operations::rewrap(&node, &body.key_identifier, &progress).await
     })
 }
@@ -154,7 +171,9 @@ struct SnapshotBody {
 
 async fn snapshot_node(State(app): State<App>, body: Bytes) -> Response {
     with_body(app, &body, |node, body: SnapshotBody, progress| async move {
-        snapshot::create(&node, &body.to, &progress).await
+        let taken = snapshot::create(&node, &body.to, &progress).await?;
+        node.remember_snapshot(&taken).await;
+        Ok::<_, snapshot::SnapshotError>(taken)
     })
 }
 
@@ -170,8 +189,34 @@ async fn restore(State(app): State<App>, body: Bytes) -> Response {
     })
 }
 
-async fn approve(State(app): State<App>) -> Response {
-    stream_of(app, |node, _| async move { node.approve().await.map(|()| node.status()) })
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinBody {
+    token: String,
+}
+
+async fn join(State(app): State<App>, body: Bytes) -> Response {
+    let link = app.link.clone();
+    with_body(app, &body, |_, body: JoinBody, _| async move { link.join(&body.token).await })
+}
+
+async fn approvals(State(app): State<App>) -> Json<Vec<HeldBack>> {
+    Json(app.link.waiting().await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApproveBody {
+    /// What is approved, as it was shown; everything that waits where it is left out.
+    approvals: Option<Vec<String>>,
+}
+
+async fn approve(State(app): State<App>, body: Bytes) -> Response {
+    let link = app.link.clone();
+    with_body(app, &body, |node, body: ApproveBody, _| async move {
+        link.approve(body.approvals.as_deref()).await?;
+        Ok::<_, NodeError>(node.status())
+    })
 }
 
 async fn export(State(app): State<App>) -> Response {

@@ -72,6 +72,13 @@ pub(super) struct Table<'i> {
     span: Range<usize>,
 }
 
+impl Table<'_> {
+    /// Whether `key` is given and was not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+}
+
 /// Collects problems.
 pub(super) struct Reader<'i> {
     text: &'i str,

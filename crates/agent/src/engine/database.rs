@@ -48,6 +48,14 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
+    /// Whether the engine itself said no, rather than nothing.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Command { source, .. } => matches!(*source.kind, mongodb::error::ErrorKind::Command(_)),
+            Self::Password { .. } => false,
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -89,6 +97,24 @@ impl Database {
         let info = self.run("admin", "buildInfo", doc! { "buildInfo": 1 }).await?;
         let text = |name| info.get_str(name).ok().map(str::to_owned);
         Ok(text("secantusVersion").or_else(|| text("version")).unwrap_or_default())
+    }
+
+    /// The member's state in its replica set; `None` where it is in none or does not say.
+    pub async fn replica_state(&self) -> Option<String> {
+        if self.kind != EngineKind::Mongod {
+            return None;
+        }
+        let hello = self.run("admin", "hello", doc! { "hello": 1 }).await.ok()?;
+        hello.get_str("setName").ok()?;
+        let is = |name| hello.get_bool(name).unwrap_or(false);
+        let state = match (is("isWritablePrimary"), is("secondary"), is("arbiterOnly")) {
+            (true, _, _) => "PRIMARY",
+            (false, true, _) => "SECONDARY",
+            (false, false, true) => "ARBITER",
+            // Starting up, recovering or rolling back.
+            (false, false, false) => "OTHER",
+        };
+        Some(state.to_owned())
     }
 
     /// Forces everything written so far to disk: a checkpoint on both engines.

@@ -227,6 +227,12 @@ pub(super) fn with_environment(name: &str, mark: &str) -> Option<u32> {
     u32::try_from(top.pid).ok()
 }
 
+/// Whether the process of `record` still runs.
+pub(super) fn is_alive(record: &EngineRecord) -> bool {
+    boot_id().is_ok_and(|boot| boot == record.boot_id)
+        && stat_of(record.pid).is_some_and(|stat| stat.starttime == record.start_ticks && stat.state != 'Z')
+}
+
 /// `/proc/sys/kernel/random/boot_id`.
 pub(super) fn boot_id() -> Result<String, EngineError> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")

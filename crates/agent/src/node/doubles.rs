@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use keyward_keys::wire::{self, PROTOCOL_VERSION, ToAgent, ToEncryptor};
-use keyward_kms::{Facts, Finding, KeyDescription, KeyService, KmsError, Operation, Severity};
+use keyward_kms::{About, Facts, Finding, KeyDescription, KeyService, KmsError, Operation, Severity};
 use keyward_model::{Class, Evidence, KeyIdentifier, Timestamp};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -126,6 +126,10 @@ impl KeyService for TableService {
             Ok(()) => Vec::new(),
             Err(error) => vec![Finding {
                 severity: Severity::Refuse,
+                about: About::Answer {
+                    operation: Operation::Wrap,
+                    inner_code: error.facts.inner_code.clone(),
+                },
                 class: Some(error.class),
                 text: error.to_string(),
                 hint: error.hint().to_owned(),

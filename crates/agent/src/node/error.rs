@@ -1,7 +1,7 @@
 //! Why the node could not do what was asked.
 
 use keyward_keys::{SecretError, keystore::KeystoreError};
-use keyward_kms::{Finding, KmsError};
+use keyward_kms::{Finding, KmsError, azure::ConfigError};
 use keyward_model::{Class, KeyIdentifierError, NodeState, Weight};
 
 use crate::{engine::EngineError, keyring::KeyringError, memory::MemoryError};
@@ -60,6 +60,35 @@ pub enum NodeError {
     /// There is no keystore yet.
     #[error("this node has no keystore yet")]
     NoKeystore,
+    /// How the customer key is to be reached.
+    #[error("the settings of the customer key cannot be used")]
+    Settings(#[from] ConfigError),
+    /// The customer key answers by the way in use, and not by a new one.
+    #[error("the new way to the customer key does not work: {} ({host}: {message})", class.text())]
+    NewWayRefused {
+        /// What was seen.
+        class: Class,
+        /// Who was asked.
+        host: String,
+        /// What it said.
+        message: String,
+    },
+    /// Nobody has named a customer key.
+    #[error("no customer key has been named for this node")]
+    NoCustomerKey,
+    /// The server decides it.
+    #[error("{what} is decided by the server {server}")]
+    ManagedByServer {
+        /// What was asked for.
+        what: &'static str,
+        /// Which server.
+        server: String,
+        /// How to ask it.
+        hint: &'static str,
+    },
+    /// The node's link to its server.
+    #[error("the link to the server could not be used")]
+    Link(#[from] crate::link::LinkError),
     /// The agent is ending.
     #[error("the agent is shutting down")]
     ShuttingDown,
@@ -73,7 +102,7 @@ impl NodeError {
     pub fn hint(&self) -> String {
         match self {
             Self::Kms(error) => error.hint().to_owned(),
-            Self::Keyring(error) => error.hint().to_owned(),
+            Self::Keyring(error) => error.hint(),
             Self::Keystore(error) => error.hint().to_owned(),
             Self::Secret(error) => error.hint().to_owned(),
             Self::Memory(error) => error.hint().to_owned(),
@@ -89,6 +118,13 @@ impl NodeError {
             Self::State { state: NodeState::Stopped, .. } => "keyward node start".to_owned(),
             Self::State { .. } => "see `keyward node status`; mend that, then keyward node start".to_owned(),
             Self::NoKeystore => "start the node once, or restore a snapshot".to_owned(),
+            Self::Settings(error) => error.hint().to_owned(),
+            Self::NewWayRefused { class, .. } => class.hint().to_owned(),
+            Self::NoCustomerKey => {
+                "add the node to a cluster of its project; the server names the key".to_owned()
+            }
+            Self::ManagedByServer { hint, .. } => (*hint).to_owned(),
+            Self::Link(error) => error.hint(),
             Self::ShuttingDown => "start the agent again and repeat".to_owned(),
             Self::TaskDied => "see the agent's log".to_owned(),
         }
@@ -117,6 +153,11 @@ impl NodeError {
                 }
             },
             Self::NoKeystore => "NO_KEYSTORE",
+            Self::Settings(_) => "CUSTOMER_KEY_SETTINGS",
+            Self::NewWayRefused { .. } => "CUSTOMER_KEY_UNSUITABLE",
+            Self::NoCustomerKey => "NO_CUSTOMER_KEY",
+            Self::ManagedByServer { .. } => "MANAGED_BY_SERVER",
+            Self::Link(_) => "LINK",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::TaskDied => "INTERNAL",
         }
@@ -141,6 +182,11 @@ impl NodeError {
             | Self::WrongAnswer { .. }
             | Self::Busy(_)
             | Self::NoKeystore
+            | Self::Settings(_)
+            | Self::NewWayRefused { .. }
+            | Self::NoCustomerKey
+            | Self::ManagedByServer { .. }
+            | Self::Link(_)
             | Self::ShuttingDown
             | Self::TaskDied => None,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward_model::{NodeState, Verdict};
+use keyward_model::{Class, NodeState, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeHandle, chain, in_use};
@@ -43,14 +43,15 @@ async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
 /// Closer together while refusals add up, so that the window is not overshot by a whole interval.
 fn interval(node: &NodeHandle) -> Duration {
     let verdict = node.config().verdict;
+    let policy = node.access().policy;
     let shared = node.shared();
     let open_run =
         shared.judged.judgement.verdict != Verdict::Revoked && shared.judged.judgement.refusals.is_some();
     if !open_run {
         return verdict.probe_interval;
     }
-    let steps = u64::from(verdict.policy.refusals.saturating_sub(1).max(1));
-    let step = Duration::from_millis(verdict.policy.strong_window_ms / steps);
+    let steps = u64::from(policy.refusals.saturating_sub(1).max(1));
+    let step = Duration::from_millis(policy.strong_window_ms / steps);
     verdict.probe_interval.min(step).max(Duration::from_secs(1))
 }
 
@@ -58,11 +59,24 @@ impl NodeHandle {
     /// Probes the customer key once, now.
     pub(crate) async fn probe(&self) {
         let evidence = match self.0.keyring.view() {
-            Some(view) => wrap::probe(&*self.0.service, &view.wraps, view.primary.as_deref()).await,
+            Some(view) => {
+                let access = self.access();
+                let seen = wrap::probe(&*access.service, &view.wraps, view.primary.as_deref()).await;
+                // A stopped node may be opened by the key that it is to move to.
+                match seen {
+                    Some(seen) if seen.class != Class::Success && !view.held => {
+                        Some(wrap::probe_next(&access, &view.wraps).await.unwrap_or(seen))
+                    }
+                    seen => seen,
+                }
+            }
             // A new node that was refused has no canary yet.
             None if self.shared().state == NodeState::StoppedRevoked => {
-                let key = &self.0.config.customer_key.key_identifier;
-                Some(wrap::look(&*self.0.service, key, self.0.clock.now()).await)
+                let access = self.access();
+                match &access.key {
+                    Some(key) => Some(wrap::look(&*access.service, key, self.0.clock.now()).await),
+                    None => None,
+                }
             }
             None => None,
         };
@@ -76,7 +90,8 @@ impl NodeHandle {
 async fn check_master_key(node: &NodeHandle) {
     let Some(view) = node.0.keyring.view() else { return };
     let Some(wrap) = in_use(&view) else { return };
-    let unwrapped = wrap::unwrap(&*node.0.service, std::slice::from_ref(wrap), || node.0.clock.now()).await;
+    let unwrapped =
+        wrap::unwrap(&*node.key_service(), std::slice::from_ref(wrap), || node.0.clock.now()).await;
     match unwrapped {
         Ok(unwrapped) => {
             node.note_evidence(unwrapped.evidence);
@@ -97,7 +112,7 @@ async fn check_master_key(node: &NodeHandle) {
 /// Reads the public side of the customer key, for its dates.
 pub(super) async fn describe(node: &NodeHandle) {
     let Ok(key) = node.current_key() else { return };
-    match node.0.service.describe(&key).await {
+    match node.key_service().describe(&key).await {
         Ok(description) => {
             node.shared().description = Some(description);
             node.touch();
@@ -113,6 +128,8 @@ async fn ping(node: &NodeHandle) {
         Ok(Ok(version)) => {
             node.shared().engine_version = version;
             node.set_note("engine", None);
+            let replica_state = process.replica_state().await;
+            node.shared().replica_state = replica_state;
         }
         Ok(Err(error)) => {
             node.set_note("engine", Some(format!("the engine does not answer: {}", chain(&error))))

@@ -36,6 +36,9 @@ impl Shell {
         let (wanted, reason) = match node.0.memory.wanted()? {
             Some(wanted) => (wanted, "the operator stopped it"),
             None if waits_for_restore => (Wanted::Stopped, "waiting for `keyward node restore`"),
+            None if config.initial == Initial::Server && never_had_one => {
+                (Wanted::Stopped, "waiting for the server to place this node in a cluster")
+            }
             None => (Wanted::Running, "the operator stopped it"),
         };
         let revoked = revoked_by(&node.shared().judged);
@@ -224,6 +227,7 @@ async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure
         .await
         .map_err(|error| again(format!("{} (hint: {})", chain(&error), error.hint())))?;
     let process: Arc<dyn EngineProcess> = Arc::from(process);
+    node.set_note("stop", None);
     remember(node, &process, false);
     Ok(process)
 }
@@ -231,12 +235,20 @@ async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure
 async fn stop(node: NodeHandle) {
     // Without a process its end has been reported already.
     let Some(process) = node.engine() else { return };
-    while let Err(error) = process.stop(node.config().engine.stop_grace).await {
-        let text = format!("the engine cannot be stopped: {}", chain(&error));
-        node.set_note("stop", Some(text));
-        tokio::time::sleep(STOP_AGAIN).await;
+    loop {
+        match process.stop(node.config().engine.stop_grace).await {
+            // Stays until the next start: an engine that had to be killed is worth a look.
+            Ok(exit) => {
+                let text = (!exit.clean).then(|| format!("at its last stop the engine {}", exit.text));
+                return node.set_note("stop", text);
+            }
+            Err(error) => {
+                let text = format!("the engine cannot be stopped: {}", chain(&error));
+                node.set_note("stop", Some(text));
+                tokio::time::sleep(STOP_AGAIN).await;
+            }
+        }
     }
-    node.set_note("stop", None);
 }
 
 /// Reports the end of the process, whoever ended it.

@@ -74,14 +74,21 @@ socket = "{dir}/admin.sock"
         self.agent_with(self.config())
     }
 
-    fn agent_with(&self, config: Config) -> Agent {
-        let listener = keysock::listen(&config.key_socket(), false).unwrap();
-        let parts = Parts {
-            service: Arc::clone(&self.service) as _,
+    fn parts(&self) -> Parts {
+        Parts {
+            make_service: {
+                let service = Arc::clone(&self.service);
+                Arc::new(move |_| Ok(Arc::clone(&service) as _))
+            },
             engine: Arc::clone(&self.engine) as _,
             disk: Arc::new(HostDisk),
             clock: Clock::open().unwrap(),
-        };
+        }
+    }
+
+    fn agent_with(&self, config: Config) -> Agent {
+        let listener = keysock::listen(&config.key_socket(), false).unwrap();
+        let parts = self.parts();
         let (node, shell) = NodeHandle::open(config, parts).unwrap();
         let shutdown = CancellationToken::new();
         let tasks = vec![
@@ -148,6 +155,23 @@ async fn the_engine_is_stopped_while_its_keys_are_still_in_memory() {
     assert!(!agent.node.revoked().is_cancelled());
     assert_eq!(agent.node.status().verdict, Verdict::Valid);
     agent.end().await;
+}
+
+/// What the watchdog is fed for.
+#[tokio::test]
+async fn a_task_that_does_not_decide_is_noticed() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    assert!(agent.node.decides(Duration::from_secs(60)).await);
+    let node = agent.node.clone();
+    agent.end().await;
+    assert!(!node.decides(Duration::from_secs(60)).await, "it has ended");
+
+    // One that hangs: it exists, and takes nothing in.
+    let other = World::new();
+    let (node, _hangs) = NodeHandle::open(other.config(), other.parts()).unwrap();
+    assert!(!node.decides(Duration::from_millis(50)).await);
 }
 
 #[tokio::test]
@@ -345,7 +369,7 @@ async fn status_warns_of_what_an_operator_should_see() {
     let mut config = world.config();
     config.customer_key.client_secret_expires = Some(jiff::civil::date(2020, 1, 1));
     config.customer_key.key_identifier =
-        "https://v.vault.azure.net/keys/k/11111111111111111111111111111111".parse().unwrap();
+        Some("https://v.vault.azure.net/keys/k/11111111111111111111111111111111".parse().unwrap());
     let agent = world.agent_with(config);
     agent.until_state(NodeState::Running).await;
     let other = "https://w.vault.azure.net/keys/k/22222222222222222222222222222222".parse().unwrap();

@@ -34,7 +34,7 @@ pub(super) async fn load(node: &NodeHandle) -> Result<Option<NodeId>, NodeError>
 
 async fn open(node: &NodeHandle) -> Result<(), NodeError> {
     let view = node.0.keyring.view().ok_or(NodeError::NoKeystore)?;
-    let mut unwrapped = wrap::unwrap(&*node.0.service, &view.wraps, || node.0.clock.now()).await?;
+    let mut unwrapped = wrap::unwrap_either(&node.access(), &view.wraps, || node.0.clock.now()).await?;
     node.note_evidence(unwrapped.evidence);
     let now = node.0.clock.now();
     node.with_keyring(move |keyring| {
@@ -47,12 +47,13 @@ async fn create(node: &NodeHandle, node_id: NodeId) -> Result<(), NodeError> {
     if node.config().initial == Initial::Restore {
         return Err(NodeError::NoKeystore);
     }
-    let key = node.config().customer_key.key_identifier.clone();
-    let warnings = wrap::check(&*node.0.service, &key).await?;
+    let access = node.access();
+    let key = access.key.clone().ok_or(NodeError::NoCustomerKey)?;
+    let warnings = wrap::check(&*access.service, &key).await?;
     node.set_note("customer key", (!warnings.is_empty()).then(|| warnings.join("; ")));
     let now = node.0.clock.now();
     let master = MasterKey::make()?;
-    let (wrap, evidence) = wrap::wrap_and_verify(&*node.0.service, &key, &master, now).await?;
+    let (wrap, evidence) = wrap::wrap_and_verify(&*access.service, &key, &master, now).await?;
     node.note_evidence(evidence);
     node.with_keyring(move |keyring| keyring.create(node_id, master, wrap, now)).await?;
     tracing::info!(%node_id, %key, "made the keystore of a new node");
@@ -90,6 +91,11 @@ fn failure(error: &NodeError) -> UnlockFailure {
         | NodeError::Busy(_)
         | NodeError::State { .. }
         | NodeError::NoKeystore
+        | NodeError::NoCustomerKey
+        | NodeError::NewWayRefused { .. }
+        | NodeError::Settings(_)
+        | NodeError::ManagedByServer { .. }
+        | NodeError::Link(_)
         | NodeError::ShuttingDown
         | NodeError::TaskDied => UnlockFailure::Broken(told()),
     }

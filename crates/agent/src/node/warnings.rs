@@ -1,5 +1,7 @@
 //! What a person should look at, although the node works.
 
+use std::sync::{Arc, PoisonError};
+
 use keyward_keys::{MemoryLock, memory_lock};
 use keyward_model::{NodeState, Verdict};
 
@@ -18,10 +20,9 @@ pub(super) fn all(node: &Inner, shared: &Shared, view: Option<&View>) -> Vec<Str
         out.push(format!("keys are on memory that is not locked: {reason}"));
     }
     let now = node.clock.now();
-    if let Some(date) = node.config.customer_key.client_secret_expires
-        && let Ok(zoned) = date.to_zoned_datetime(jiff::tz::TimeZone::UTC)
-    {
-        let days = (zoned.timestamp().as_second() - now.0.as_second()).div_euclid(86_400);
+    let access = Arc::clone(&node.access.read().unwrap_or_else(PoisonError::into_inner));
+    if let Some(expires) = access.client_secret_expires {
+        let days = (expires.0.as_second() - now.0.as_second()).div_euclid(86_400);
         if let Some(text) = ends_soon("the client secret", days, "put a new one in client_secret_file") {
             out.push(text);
         }
@@ -52,9 +53,9 @@ pub(super) fn all(node: &Inner, shared: &Shared, view: Option<&View>) -> Vec<Str
         if view.wraps.len() > 1 {
             out.push("a rewrap has not been finished: repeat it".to_owned());
         }
-        let configured = node.config.customer_key.key_identifier.to_string();
-        if let Some(wrap) = in_use(view)
-            && wrap.key_identifier != configured
+        if let (Some(configured), Some(wrap)) = (&access.key, in_use(view))
+            && wrap.key_identifier != configured.to_string()
+            && access.next.is_none()
         {
             out.push(format!(
                 "the file names the customer key {configured}, but the keystore is under {}: rewrap, or correct \

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     admin::progress::Progress,
     config::EngineKind,
-    engine::database::Database,
+    engine::{WriteLock, WriteLockError, database::Database},
     node::{NodeHandle, chain},
 };
 
@@ -98,9 +98,7 @@ async fn copy_files(node: &NodeHandle, progress: &Progress) -> Result<Copied, Sn
         }
         (EngineKind::Mongod, Some(_)) => {
             let staging = Staging::make(staging_path)?;
-            if files::can_reflink(&data_path, staging.path())
-                && locked_reflink(&database, node, &staging).await?
-            {
+            if files::can_reflink(&data_path, staging.path()) && locked_reflink(node, &staging).await? {
                 (staging, Method::FsyncLockReflink)
             } else {
                 (stopped_copy(node, staging, progress).await?, Method::StopCopyStart)
@@ -141,22 +139,21 @@ async fn archive(database: &Database, staging: &Staging, user: Option<&str>) -> 
     Ok(())
 }
 
-/// Reflinks while all writes are held. The lock is remembered in `state_dir`, so that an agent that dies in between
-/// cannot leave the database locked for good. `false`: the database does not let itself be locked.
-async fn locked_reflink(
-    database: &Database,
-    node: &NodeHandle,
-    staging: &Staging,
-) -> Result<bool, SnapshotError> {
-    let mark = crate::engine::lock_mark(node.config());
-    let failed = |source| SnapshotError::File { path: mark.clone(), source };
-    fs::write(&mark, "fsyncLock\n").map_err(failed)?;
-    if let Err(error) = database.lock().await {
-        tracing::warn!("mongod does not lock its writes, so it is stopped for the copy: {}", chain(&error));
-        // Should the lock have come about all the same, this ends it.
-        let _ = database.unlock().await;
-        fs::remove_file(&mark).map_err(failed)?;
-        return Ok(false);
+/// Reflinks while all writes are held. `false`: the database does not let itself be locked.
+async fn locked_reflink(node: &NodeHandle, staging: &Staging) -> Result<bool, SnapshotError> {
+    let Some(record) = node.engine().map(|process| process.record()) else { return Ok(false) };
+    let lock = WriteLock::of(node.config());
+    match lock.take().await {
+        Ok(()) => {}
+        Err(error @ WriteLockError::Refused(_)) => {
+            tracing::warn!("the engine is stopped for the copy: {}", chain(&error));
+            return Ok(false);
+        }
+        Err(error @ WriteLockError::Mark { .. }) => {
+            let record = record.clone();
+            tokio::spawn(async move { lock.release(&record).await });
+            return Err(SnapshotError::Lock(Box::new(error)));
+        }
     }
     let from = node.config().data_path.clone();
     let to = staging.path().to_owned();
@@ -165,8 +162,7 @@ async fn locked_reflink(
         files::copy(&from, &to, &list, Copying::Reflink, &|_| {})
     })
     .await;
-    database.unlock().await.map_err(SnapshotError::Database)?;
-    fs::remove_file(&mark).map_err(failed)?;
+    lock.release(&record).await;
     copied.map(|()| true)
 }
 

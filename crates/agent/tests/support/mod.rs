@@ -68,6 +68,7 @@ pub(crate) struct World {
     pub(crate) vault: Vault,
     pub(crate) key_identifier: String,
     pub(crate) port: u16,
+    _alone: keyward_testkit::Alone,
 }
 
 impl World {
@@ -78,10 +79,11 @@ impl World {
             )
             .with_test_writer()
             .try_init();
+        let alone = tokio::task::spawn_blocking(keyward_testkit::Alone::wait).await??;
         let dir = tempfile::Builder::new().prefix("kw").tempdir()?;
         let vault = Vault::start(&dir.path().join("vault")).await?;
         let key_identifier = vault.key("k1").await?;
-        Ok(Self { dir, vault, key_identifier, port: free_port()? })
+        Ok(Self { dir, vault, key_identifier, port: free_port()?, _alone: alone })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -296,10 +298,16 @@ pub(crate) struct AgentProcess(std::process::Child);
 impl AgentProcess {
     /// Needs `#[test] #[ignore] fn agent_process` in the test binary, which calls [`agent_main`].
     pub(crate) fn start(config: &Path) -> Result<Self> {
+        Self::start_with(config, &[])
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(config: &Path, environment: &[(&str, &std::ffi::OsStr)]) -> Result<Self> {
         let log = fs::OpenOptions::new().create(true).append(true).open(config.with_extension("log"))?;
         let child = std::process::Command::new(std::env::current_exe()?)
             .args(["agent_process", "--exact", "--ignored", "--nocapture"])
             .env("KEYWARD_TEST_AGENT_CONFIG", config)
+            .envs(environment.iter().copied())
             .stdin(std::process::Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -309,6 +317,15 @@ impl AgentProcess {
 
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid())?).context("a process id")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = self.0.wait()?;
+        anyhow::ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
     }
 
     /// SIGKILL, and waits.
@@ -336,7 +353,18 @@ pub(crate) fn agent_main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(keyward_agent::run(config, CancellationToken::new())).expect("the agent runs");
+    runtime
+        .block_on(async {
+            let shutdown = CancellationToken::new();
+            let mut asked = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+            let token = shutdown.clone();
+            tokio::spawn(async move {
+                asked.recv().await;
+                token.cancel();
+            });
+            keyward_agent::run(config, shutdown).await.map_err(anyhow::Error::from)
+        })
+        .expect("the agent runs");
 }
 
 /// SIGKILL.

@@ -1,0 +1,307 @@
+//! Carrying out what the server wants, as far as the node's file and its host allow.
+//!
+//! One pass looks at the accepted desired state and at the node, each time anew: a restart, a repeated message and
+//! the normal case are one path. Every step can be cut off and repeated.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use keyward_kms::{KeyService, Severity};
+use keyward_model::{
+    Class, NodeState, Weight,
+    approval::{self, Action, Decision, Local},
+    sync::{DesiredEncryption, DesiredRun, HeldBack, Validated, Validation, ValidationFinding},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Link, LinkError, azure_config, backoff, files::Applied, pins, waits_for_server};
+use crate::{
+    admin::progress::Progress,
+    node::{KeyAccess, NextKey, NodeError, chain},
+    operations,
+};
+
+/// Passes until `shutdown`: when something is new, and later again while something could not be done.
+pub(super) async fn run(link: Link, shutdown: CancellationToken) {
+    let mut failures = 0;
+    let mut changes = link.0.node.changes();
+    loop {
+        let stands = standing(&link);
+        let stuck = tokio::select! {
+            stuck = pass(&link) => stuck,
+            () = shutdown.cancelled() => return,
+        };
+        failures = if stuck { failures + 1 } else { 0 };
+        let again = async {
+            match failures {
+                0 => std::future::pending().await,
+                failures => tokio::time::sleep(backoff::delay(failures, backoff::chance())).await,
+            }
+        };
+        tokio::select! {
+            () = link.0.apply.notified() => failures = 0,
+            () = again => {}
+            () = moved(&link, &mut changes, stands) => failures = 0,
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// What decides whether something that failed may go now.
+fn standing(link: &Link) -> (NodeState, bool) {
+    let status = link.0.node.status();
+    (status.state, status.master_key_held)
+}
+
+async fn moved(link: &Link, changes: &mut tokio::sync::watch::Receiver<u64>, before: (NodeState, bool)) {
+    while standing(link) == before {
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// One look at everything. Gives whether something could not be done and is to be tried again.
+async fn pass(link: &Link) -> bool {
+    let Some(accepted) = link.state().accepted.clone() else { return false };
+    // Without having looked for the keystore nobody knows what there is to do.
+    if let Err(error) = link.0.node.node_id().await {
+        tracing::debug!("what the server wants has to wait: {}", chain(&error));
+        return true;
+    }
+    let decide = |link: &Link| {
+        approval::decide(&accepted.desired, &local(link), &link.approvals(), &pins(link.0.node.config()))
+    };
+    let Decision { actions, mut held_back, refused } = decide(link);
+    let asked: BTreeSet<&str> =
+        accepted.desired.validations.iter().map(|validation| validation.id.as_str()).collect();
+    {
+        let mut state = link.state();
+        state.validated.retain(|validated| asked.contains(validated.id.as_str()));
+        state.validated.extend(refused);
+    }
+    let mut stuck = false;
+    for action in actions {
+        let what = words(&action);
+        link.state().progress = Some(what.clone());
+        link.publish();
+        if let Err(error) = carry_out(link, action).await {
+            let reason = chain(&error);
+            tracing::warn!("{what} did not work: {reason} (hint: {})", error.hint());
+            stuck = true;
+            let revision = accepted.seen.revision;
+            let hint = error.hint();
+            held_back.push(HeldBack { revision, needs_approval: false, approval: None, what, reason, hint });
+        }
+    }
+    let after = decide(link);
+    let settled = held_back.is_empty() && after.actions.is_empty() && after.held_back.is_empty();
+    {
+        let mut state = link.state();
+        state.progress = None;
+        state.held_back = held_back;
+        if let Some(now) = &mut state.accepted
+            && now.seen == accepted.seen
+            && now.done != settled
+        {
+            now.done = settled;
+            let now = now.clone();
+            if let Err(error) = link.0.files.set_accepted(&now) {
+                tracing::warn!("{}", chain(&error));
+            }
+            if settled {
+                tracing::info!(revision = now.seen.revision, "the desired state is carried out");
+            }
+        }
+    }
+    link.publish();
+    stuck
+}
+
+fn local(link: &Link) -> Local {
+    let node = &link.0.node;
+    let view = node.keyring().view();
+    let state = link.state();
+    Local {
+        has_keystore: view.is_some(),
+        waits_for_server: waits_for_server(node.config()),
+        key_in_use: view.as_ref().and_then(|_| node.current_key().ok()),
+        master_key_id: view.as_ref().map(|view| view.master_key.id.clone()),
+        encryption: state.applied.encryption.clone(),
+        run: state.applied.run,
+        validated: state.validated.iter().map(|validated| validated.id.clone()).collect(),
+    }
+}
+
+fn words(action: &Action) -> String {
+    match action {
+        Action::UseCustomerKey(encryption) => format!("using the customer key {}", encryption.key_identifier),
+        Action::RotateMasterKey(id) => format!("rotating the master key {id}"),
+        Action::Start => "starting the database".to_owned(),
+        Action::Stop => "stopping the database".to_owned(),
+        Action::LeaveToOperator => "leaving the database to the operator".to_owned(),
+        Action::Validate(validation) => {
+            format!("trying out the customer key {}", validation.encryption.key_identifier)
+        }
+    }
+}
+
+async fn carry_out(link: &Link, action: Action) -> Result<(), NodeError> {
+    let node = &link.0.node;
+    match action {
+        Action::UseCustomerKey(encryption) => use_customer_key(link, &encryption).await,
+        Action::RotateMasterKey(_) => operations::rotate_master_key(node, &progress(link)).await.map(drop),
+        Action::Start => {
+            node.start().await?;
+            ran(link, DesiredRun::Running)
+        }
+        Action::Stop => {
+            node.stop().await?;
+            ran(link, DesiredRun::Stopped)
+        }
+        Action::LeaveToOperator => ran(link, DesiredRun::Unmanaged),
+        Action::Validate(validation) => {
+            let validated = validate(link, &validation).await;
+            link.state().validated.push(validated);
+            Ok(())
+        }
+    }
+}
+
+/// Remembers which of the server's wishes about running was carried out.
+fn ran(link: &Link, run: DesiredRun) -> Result<(), NodeError> {
+    // A waiting node is started by being placed, whoever decides afterwards.
+    let wanted = link.state().accepted.as_ref().map_or(run, |accepted| accepted.desired.run);
+    remember(link, |applied| applied.run = wanted)
+}
+
+fn remember(link: &Link, change: impl FnOnce(&mut Applied)) -> Result<(), NodeError> {
+    let mut applied = link.state().applied.clone();
+    change(&mut applied);
+    link.0.files.set_applied(&applied).map_err(LinkError::from)?;
+    link.state().applied = applied;
+    Ok(())
+}
+
+/// Reaches the customer key as the server says, and moves the master key where it is under another one. What was in
+/// use stays in use until the new way has unwrapped something.
+async fn use_customer_key(link: &Link, encryption: &DesiredEncryption) -> Result<(), NodeError> {
+    let node = &link.0.node;
+    let service = reach(link, encryption)?;
+    let Some(view) = node.keyring().view() else {
+        // Nothing is under any key yet: the keystore will be made under this one.
+        return adopt(link, encryption, service);
+    };
+    let key = &encryption.key_identifier;
+    let current = node.current_key()?;
+    if current == *key {
+        if link.state().applied.encryption.as_ref().is_some_and(|applied| same_way(applied, encryption)) {
+            return adopt(link, encryption, service);
+        }
+        let wrap = view.wraps.iter().find(|wrap| wrap.key_identifier == key.to_string());
+        let wrap = wrap.ok_or(NodeError::NoKeystore)?;
+        let seen = service.probe(key, &wrap.canary.ciphertext, &wrap.canary.sha256).await;
+        if seen.class == Class::Success {
+            adopt(link, encryption, service)?;
+            node.note_evidence(seen);
+            node.try_again();
+            return Ok(());
+        }
+        let (class, host) = (seen.class, seen.host.clone().unwrap_or_default());
+        // A refusal that only the new credential meets must not count against the key in use.
+        return Err(NodeError::NewWayRefused { class, host, message: seen.message.unwrap_or_default() });
+    }
+    if view.held {
+        operations::rewrap_through(node, &*service, key, &progress(link)).await?;
+        adopt(link, encryption, service)?;
+        node.probe().await;
+        node.described().await;
+        return Ok(());
+    }
+    // Not in memory: the new key may open the keystore by itself, where it is the same key pair.
+    let next = Some(NextKey { key: key.clone(), service });
+    node.set_access(KeyAccess { next, ..(*node.access()).clone() });
+    let new = link.state().tried.replace(encryption.clone()).as_ref() != Some(encryption);
+    node.probe().await;
+    if new {
+        node.try_again();
+    }
+    Err(node.not_held().unwrap_or(crate::keyring::KeyringError::NotHeld.into()))
+}
+
+/// From now on the customer key is reached this way, also after a restart.
+fn adopt(link: &Link, encryption: &DesiredEncryption, service: Arc<dyn KeyService>) -> Result<(), NodeError> {
+    remember(link, |applied| applied.encryption = Some(encryption.clone()))?;
+    link.0.node.set_access(KeyAccess {
+        service,
+        key: Some(encryption.key_identifier.clone()),
+        policy: encryption.policy,
+        client_secret_expires: encryption.client_secret_expires,
+        next: None,
+    });
+    let wanted = link.state().accepted.as_ref().and_then(|accepted| accepted.desired.encryption.clone());
+    link.0.files.drop_secrets(&[Some(encryption), wanted.as_ref()]);
+    Ok(())
+}
+
+/// Whether the vault is asked the same by both, so that nothing has to be tried out.
+fn same_way(a: &DesiredEncryption, b: &DesiredEncryption) -> bool {
+    let with_dates_of_b =
+        DesiredEncryption { policy: b.policy, client_secret_expires: b.client_secret_expires, ..a.clone() };
+    with_dates_of_b == *b
+}
+
+fn reach(link: &Link, encryption: &DesiredEncryption) -> Result<Arc<dyn KeyService>, NodeError> {
+    let node = &link.0.node;
+    let config = azure_config(node.config(), &link.0.files, encryption)?;
+    Ok((node.make_service())(&config)?)
+}
+
+/// Tries a customer key out from here. Nothing of the node changes.
+async fn validate(link: &Link, validation: &Validation) -> Validated {
+    let service = match reach(link, &validation.encryption) {
+        Ok(service) => service,
+        Err(error) => {
+            let finding = ValidationFinding {
+                refuses: true,
+                outage: false,
+                text: chain(&error),
+                hint: error.hint(),
+                class: None,
+            };
+            return Validated { id: validation.id.clone(), findings: vec![finding] };
+        }
+    };
+    let findings = service.check(&validation.encryption.key_identifier).await;
+    {
+        let state = link.state();
+        let wanted = state.accepted.as_ref().and_then(|accepted| accepted.desired.encryption.as_ref());
+        link.0.files.drop_secrets(&[state.applied.encryption.as_ref(), wanted]);
+    }
+    let findings = findings.into_iter().map(|finding| ValidationFinding {
+        refuses: finding.severity == Severity::Refuse,
+        outage: finding.class.is_some_and(|class| class.weight() == Weight::Neutral),
+        text: finding.text,
+        hint: finding.hint,
+        class: finding.class,
+    });
+    Validated { id: validation.id.clone(), findings: findings.collect() }
+}
+
+/// Shows each step of an operation in the link's status.
+fn progress(link: &Link) -> Progress {
+    let (lines, mut steps) = mpsc::channel::<crate::admin::ProgressLine>(16);
+    let link = link.clone();
+    tokio::spawn(async move {
+        while let Some(line) = steps.recv().await {
+            let mut state = link.state();
+            // The pass is over: nothing is being done any more.
+            if state.progress.is_some() {
+                state.progress = Some(format!("{} ({} of {})", line.step, line.done, line.total));
+            }
+            drop(state);
+            link.publish();
+        }
+    });
+    Progress::new(lines)
+}
