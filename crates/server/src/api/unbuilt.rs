@@ -1,0 +1,197 @@
+//! What operations there are, and an answer for those that keyward does not have: 501 with the operation's name,
+//! never a success that did nothing.
+//!
+//! [`CONTRACT`] is the part of the Atlas Administration API that keyward follows, as facts: the name that clients
+//! know an operation by, its method, path and versions, and who may use it. Tests hold what is built against it.
+
+use http::Method;
+use keyward_model::{
+    Code,
+    role::{
+        OrgRole::{OrgMember, OrgOwner, OrgReadOnly},
+        ProjectRole::{
+            GroupAccessManager, GroupAlertsManager, GroupBackupManager, GroupClusterCreator,
+            GroupClusterManager, GroupOwner, GroupReadOnly,
+        },
+        Requirement::{self, Authenticated, Nobody, Org, Project},
+    },
+};
+
+use super::{Handler, Operation, Reply, Request};
+use crate::{handler, http::error::ApiError};
+
+/// Name, method, path, versions (oldest first), and what is asked of the caller.
+pub type Fact = (&'static str, &'static str, &'static str, &'static [&'static str], Requirement);
+
+/// `built` and, for what is missing, an operation that says so.
+pub(super) fn complete(mut built: Vec<Operation>) -> Vec<Operation> {
+    for (id, method, path, versions, requires) in CONTRACT {
+        let Ok(method) = Method::from_bytes(method.as_bytes()) else { continue };
+        if !built.iter().any(|operation| operation.id == *id) {
+            let handler: Handler = handler!(not_built);
+            built.push(Operation { id, method, path, versions, requires: *requires, handler });
+        }
+    }
+    built
+}
+
+async fn not_built(request: Request) -> Result<Reply, ApiError> {
+    let id = request.operation.id;
+    Err(ApiError::new(Code::NotImplemented).detail(format!("keyward does not answer {id} yet.")).param(id))
+}
+
+/// The operations of the contract.
+#[rustfmt::skip]
+pub const CONTRACT: &[Fact] = &[
+    ("getSystemStatus", "GET", "/api/atlas/v2", &["2023-01-01"], Authenticated),
+    ("listAlertConfigMatcherFieldNames", "GET", "/api/atlas/v2/alertConfigs/matchers/fieldNames", &["2023-01-01"], Authenticated),
+    ("listClusterDetails", "GET", "/api/atlas/v2/clusters", &["2023-01-01"], Authenticated),
+    ("listEventTypes", "GET", "/api/atlas/v2/eventTypes", &["2023-01-01"], Authenticated),
+    ("listGroups", "GET", "/api/atlas/v2/groups", &["2023-01-01"], Authenticated),
+    ("createGroup", "POST", "/api/atlas/v2/groups", &["2023-01-01"], Authenticated),
+    ("getGroupByName", "GET", "/api/atlas/v2/groups/byName/{groupName}", &["2023-01-01"], Authenticated),
+    ("deleteGroup", "DELETE", "/api/atlas/v2/groups/{groupId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("getGroup", "GET", "/api/atlas/v2/groups/{groupId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("updateGroup", "PATCH", "/api/atlas/v2/groups/{groupId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("addGroupAccessUser", "POST", "/api/atlas/v2/groups/{groupId}/access", &["2023-02-01"], Project(&[GroupOwner])),
+    ("listGroupAlertConfigs", "GET", "/api/atlas/v2/groups/{groupId}/alertConfigs", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("createGroupAlertConfig", "POST", "/api/atlas/v2/groups/{groupId}/alertConfigs", &["2023-01-01"], Project(&[GroupAlertsManager])),
+    ("deleteGroupAlertConfig", "DELETE", "/api/atlas/v2/groups/{groupId}/alertConfigs/{alertConfigId}", &["2023-01-01"], Project(&[GroupAlertsManager])),
+    ("getGroupAlertConfig", "GET", "/api/atlas/v2/groups/{groupId}/alertConfigs/{alertConfigId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("toggleGroupAlertConfig", "PATCH", "/api/atlas/v2/groups/{groupId}/alertConfigs/{alertConfigId}", &["2023-01-01"], Project(&[GroupAlertsManager])),
+    ("updateGroupAlertConfig", "PUT", "/api/atlas/v2/groups/{groupId}/alertConfigs/{alertConfigId}", &["2023-01-01"], Project(&[GroupAlertsManager])),
+    ("getGroupAlertConfigAlerts", "GET", "/api/atlas/v2/groups/{groupId}/alertConfigs/{alertConfigId}/alerts", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("listGroupAlerts", "GET", "/api/atlas/v2/groups/{groupId}/alerts", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("getGroupAlert", "GET", "/api/atlas/v2/groups/{groupId}/alerts/{alertId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("acknowledgeGroupAlert", "PATCH", "/api/atlas/v2/groups/{groupId}/alerts/{alertId}", &["2023-01-01", "2024-05-30"], Project(&[GroupAlertsManager])),
+    ("getGroupAlertAlertConfigs", "GET", "/api/atlas/v2/groups/{groupId}/alerts/{alertId}/alertConfigs", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("listGroupApiKeys", "GET", "/api/atlas/v2/groups/{groupId}/apiKeys", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("createGroupApiKey", "POST", "/api/atlas/v2/groups/{groupId}/apiKeys", &["2023-01-01"], Project(&[GroupAccessManager])),
+    ("removeGroupApiKey", "DELETE", "/api/atlas/v2/groups/{groupId}/apiKeys/{apiUserId}", &["2023-01-01"], Project(&[GroupAccessManager])),
+    ("updateGroupApiKeyRoles", "PATCH", "/api/atlas/v2/groups/{groupId}/apiKeys/{apiUserId}", &["2023-01-01"], Project(&[GroupAccessManager])),
+    ("addGroupApiKey", "POST", "/api/atlas/v2/groups/{groupId}/apiKeys/{apiUserId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("listGroupCloudProviderAccess", "GET", "/api/atlas/v2/groups/{groupId}/cloudProviderAccess", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("createGroupCloudProviderAccess", "POST", "/api/atlas/v2/groups/{groupId}/cloudProviderAccess", &["2023-01-01"], Project(&[GroupOwner])),
+    ("deauthorizeGroupCloudProviderAccessRole", "DELETE", "/api/atlas/v2/groups/{groupId}/cloudProviderAccess/{cloudProvider}/{roleId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("getGroupCloudProviderAccess", "GET", "/api/atlas/v2/groups/{groupId}/cloudProviderAccess/{roleId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("authorizeGroupCloudProviderAccessRole", "PATCH", "/api/atlas/v2/groups/{groupId}/cloudProviderAccess/{roleId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("listGroupClusters", "GET", "/api/atlas/v2/groups/{groupId}/clusters", &["2023-01-01", "2023-02-01", "2024-08-05"], Project(&[GroupReadOnly])),
+    ("createGroupCluster", "POST", "/api/atlas/v2/groups/{groupId}/clusters", &["2023-01-01", "2023-02-01", "2024-08-05", "2024-10-23"], Project(&[GroupClusterCreator])),
+    ("listGroupClusterProviderRegions", "GET", "/api/atlas/v2/groups/{groupId}/clusters/provider/regions", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("deleteGroupCluster", "DELETE", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}", &["2023-01-01", "2023-02-01"], Project(&[GroupOwner])),
+    ("getGroupCluster", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}", &["2023-01-01", "2023-02-01", "2024-08-05"], Project(&[GroupReadOnly])),
+    ("updateGroupCluster", "PATCH", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}", &["2023-01-01", "2023-02-01", "2024-08-05", "2024-10-23"], Project(&[GroupClusterManager])),
+    ("listGroupClusterBackupRestoreJobs", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/restoreJobs", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("createGroupClusterBackupRestoreJob", "POST", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/restoreJobs", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("cancelGroupClusterBackupRestoreJob", "DELETE", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/restoreJobs/{restoreJobId}", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("getGroupClusterBackupRestoreJob", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/restoreJobs/{restoreJobId}", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("deleteGroupClusterBackupSchedule", "DELETE", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/schedule", &["2023-01-01", "2024-08-05"], Project(&[GroupBackupManager])),
+    ("getGroupClusterBackupSchedule", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/schedule", &["2023-01-01", "2024-08-05"], Project(&[GroupReadOnly])),
+    ("updateGroupClusterBackupSchedule", "PATCH", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/schedule", &["2023-01-01", "2024-08-05"], Project(&[GroupBackupManager])),
+    ("listGroupClusterBackupSnapshots", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/snapshots", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("takeGroupClusterBackupSnapshots", "POST", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/snapshots", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("deleteGroupClusterBackupSnapshot", "DELETE", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/snapshots/{snapshotId}", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("getGroupClusterBackupSnapshot", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/snapshots/{snapshotId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("updateGroupClusterBackupSnapshot", "PATCH", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/backup/snapshots/{snapshotId}", &["2023-01-01"], Project(&[GroupBackupManager])),
+    ("getGroupClusterProcessArgs", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/processArgs", &["2023-01-01", "2024-08-05"], Project(&[GroupReadOnly])),
+    ("updateGroupClusterProcessArgs", "PATCH", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/processArgs", &["2023-01-01", "2024-08-05"], Project(&[GroupClusterManager])),
+    ("restartGroupClusterPrimaries", "POST", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/restartPrimaries", &["2023-01-01", "2023-02-01"], Project(&[GroupClusterManager])),
+    ("getGroupClusterStatus", "GET", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}/status", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("pinGroupClusterFeatureCompatibilityVersion", "POST", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}:pinFeatureCompatibilityVersion", &["2024-05-30"], Project(&[GroupOwner])),
+    ("unpinGroupClusterFeatureCompatibilityVersion", "POST", "/api/atlas/v2/groups/{groupId}/clusters/{clusterName}:unpinFeatureCompatibilityVersion", &["2024-05-30"], Project(&[GroupOwner])),
+    ("listGroupContainers", "GET", "/api/atlas/v2/groups/{groupId}/containers", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("createGroupContainer", "POST", "/api/atlas/v2/groups/{groupId}/containers", &["2023-01-01"], Project(&[GroupOwner])),
+    ("getGroupEncryptionAtRest", "GET", "/api/atlas/v2/groups/{groupId}/encryptionAtRest", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("updateGroupEncryptionAtRest", "PATCH", "/api/atlas/v2/groups/{groupId}/encryptionAtRest", &["2023-01-01"], Project(&[GroupOwner])),
+    ("listGroupEncryptionAtRestPrivateEndpoints", "GET", "/api/atlas/v2/groups/{groupId}/encryptionAtRest/{cloudProvider}/privateEndpoints", &["2023-01-01"], Project(&[GroupOwner])),
+    ("createGroupEncryptionAtRestPrivateEndpoint", "POST", "/api/atlas/v2/groups/{groupId}/encryptionAtRest/{cloudProvider}/privateEndpoints", &["2023-01-01"], Project(&[GroupOwner])),
+    ("requestGroupEncryptionAtRestPrivateEndpointDeletion", "DELETE", "/api/atlas/v2/groups/{groupId}/encryptionAtRest/{cloudProvider}/privateEndpoints/{endpointId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("getGroupEncryptionAtRestPrivateEndpoint", "GET", "/api/atlas/v2/groups/{groupId}/encryptionAtRest/{cloudProvider}/privateEndpoints/{endpointId}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("listGroupEvents", "GET", "/api/atlas/v2/groups/{groupId}/events", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("getGroupEvent", "GET", "/api/atlas/v2/groups/{groupId}/events/{eventId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("listGroupFlexClusters", "GET", "/api/atlas/v2/groups/{groupId}/flexClusters", &["2024-11-13"], Project(&[GroupReadOnly])),
+    ("createGroupFlexCluster", "POST", "/api/atlas/v2/groups/{groupId}/flexClusters", &["2024-11-13"], Project(&[GroupOwner])),
+    ("deleteGroupFlexCluster", "DELETE", "/api/atlas/v2/groups/{groupId}/flexClusters/{name}", &["2024-11-13"], Project(&[GroupOwner])),
+    ("getGroupFlexCluster", "GET", "/api/atlas/v2/groups/{groupId}/flexClusters/{name}", &["2024-11-13"], Project(&[GroupReadOnly])),
+    ("updateGroupFlexCluster", "PATCH", "/api/atlas/v2/groups/{groupId}/flexClusters/{name}", &["2024-11-13"], Project(&[GroupOwner])),
+    ("getGroupIpAddresses", "GET", "/api/atlas/v2/groups/{groupId}/ipAddresses", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("listGroupLimits", "GET", "/api/atlas/v2/groups/{groupId}/limits", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("deleteGroupLimit", "DELETE", "/api/atlas/v2/groups/{groupId}/limits/{limitName}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("getGroupLimit", "GET", "/api/atlas/v2/groups/{groupId}/limits/{limitName}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("setGroupLimit", "PATCH", "/api/atlas/v2/groups/{groupId}/limits/{limitName}", &["2023-01-01"], Project(&[GroupOwner])),
+    ("resetGroupMaintenanceWindow", "DELETE", "/api/atlas/v2/groups/{groupId}/maintenanceWindow", &["2023-01-01"], Project(&[GroupOwner])),
+    ("getGroupMaintenanceWindow", "GET", "/api/atlas/v2/groups/{groupId}/maintenanceWindow", &["2023-01-01", "preview"], Project(&[GroupReadOnly])),
+    ("updateGroupMaintenanceWindow", "PATCH", "/api/atlas/v2/groups/{groupId}/maintenanceWindow", &["2023-01-01", "preview"], Project(&[GroupOwner])),
+    ("toggleGroupMaintenanceWindowAutoDefer", "POST", "/api/atlas/v2/groups/{groupId}/maintenanceWindow/autoDefer", &["2023-01-01"], Project(&[GroupOwner])),
+    ("deferGroupMaintenanceWindow", "POST", "/api/atlas/v2/groups/{groupId}/maintenanceWindow/defer", &["2023-01-01"], Project(&[GroupOwner])),
+    ("listGroupProcesses", "GET", "/api/atlas/v2/groups/{groupId}/processes", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("getGroupProcess", "GET", "/api/atlas/v2/groups/{groupId}/processes/{processId}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("listGroupServerlessInstances", "GET", "/api/atlas/v2/groups/{groupId}/serverless", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("getGroupServerlessInstance", "GET", "/api/atlas/v2/groups/{groupId}/serverless/{name}", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("listGroupServiceAccounts", "GET", "/api/atlas/v2/groups/{groupId}/serviceAccounts", &["2024-08-05"], Project(&[GroupReadOnly])),
+    ("createGroupServiceAccount", "POST", "/api/atlas/v2/groups/{groupId}/serviceAccounts", &["2024-08-05"], Project(&[GroupOwner])),
+    ("deleteGroupServiceAccount", "DELETE", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}", &["2024-08-05"], Project(&[GroupOwner])),
+    ("getGroupServiceAccount", "GET", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}", &["2024-08-05"], Project(&[GroupReadOnly])),
+    ("updateGroupServiceAccount", "PATCH", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}", &["2024-08-05"], Project(&[GroupOwner])),
+    ("listGroupServiceAccountAccessList", "GET", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}/accessList", &["2024-08-05"], Project(&[GroupReadOnly])),
+    ("createGroupServiceAccountAccessList", "POST", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}/accessList", &["2024-08-05"], Project(&[GroupAccessManager])),
+    ("deleteGroupServiceAccountAccessListEntry", "DELETE", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}/accessList/{ipAddress}", &["2024-08-05"], Project(&[GroupAccessManager])),
+    ("createGroupServiceAccountSecret", "POST", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}/secrets", &["2024-08-05"], Project(&[GroupOwner])),
+    ("deleteGroupServiceAccountSecret", "DELETE", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}/secrets/{secretId}", &["2024-08-05"], Project(&[GroupOwner])),
+    ("inviteGroupServiceAccount", "POST", "/api/atlas/v2/groups/{groupId}/serviceAccounts/{clientId}:invite", &["2024-08-05"], Org(&[OrgOwner])),
+    ("getGroupSettings", "GET", "/api/atlas/v2/groups/{groupId}/settings", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("updateGroupSettings", "PATCH", "/api/atlas/v2/groups/{groupId}/settings", &["2023-01-01"], Project(&[GroupOwner])),
+    ("listGroupTeams", "GET", "/api/atlas/v2/groups/{groupId}/teams", &["2023-01-01"], Project(&[GroupReadOnly])),
+    ("addGroupTeams", "POST", "/api/atlas/v2/groups/{groupId}/teams", &["2023-01-01"], Project(&[GroupAccessManager])),
+    ("listGroupUsers", "GET", "/api/atlas/v2/groups/{groupId}/users", &["2023-01-01", "2025-02-19"], Project(&[GroupReadOnly])),
+    ("addGroupUsers", "POST", "/api/atlas/v2/groups/{groupId}/users", &["2025-02-19"], Project(&[GroupAccessManager])),
+    ("removeGroupUser", "DELETE", "/api/atlas/v2/groups/{groupId}/users/{userId}", &["2023-01-01", "2025-02-19"], Project(&[GroupAccessManager])),
+    ("getGroupUser", "GET", "/api/atlas/v2/groups/{groupId}/users/{userId}", &["2025-02-19"], Project(&[GroupReadOnly])),
+    ("updateGroupUserRoles", "PUT", "/api/atlas/v2/groups/{groupId}/users/{userId}/roles", &["2023-01-01"], Project(&[GroupOwner])),
+    ("addGroupUserRole", "POST", "/api/atlas/v2/groups/{groupId}/users/{userId}:addRole", &["2025-02-19"], Project(&[GroupAccessManager])),
+    ("removeGroupUserRole", "POST", "/api/atlas/v2/groups/{groupId}/users/{userId}:removeRole", &["2025-02-19"], Project(&[GroupAccessManager])),
+    ("listOrgs", "GET", "/api/atlas/v2/orgs", &["2023-01-01"], Authenticated),
+    ("createOrg", "POST", "/api/atlas/v2/orgs", &["2023-01-01"], Authenticated),
+    ("deleteOrg", "DELETE", "/api/atlas/v2/orgs/{orgId}", &["2023-01-01"], Org(&[OrgOwner])),
+    ("getOrg", "GET", "/api/atlas/v2/orgs/{orgId}", &["2023-01-01"], Org(&[OrgMember])),
+    ("updateOrg", "PATCH", "/api/atlas/v2/orgs/{orgId}", &["2023-01-01"], Org(&[OrgOwner])),
+    ("listOrgApiKeys", "GET", "/api/atlas/v2/orgs/{orgId}/apiKeys", &["2023-01-01"], Org(&[OrgMember])),
+    ("createOrgApiKey", "POST", "/api/atlas/v2/orgs/{orgId}/apiKeys", &["2023-01-01"], Org(&[OrgOwner])),
+    ("deleteOrgApiKey", "DELETE", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}", &["2023-01-01"], Org(&[OrgOwner])),
+    ("getOrgApiKey", "GET", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}", &["2023-01-01"], Org(&[OrgMember])),
+    ("updateOrgApiKey", "PATCH", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}", &["2023-01-01"], Org(&[OrgOwner])),
+    ("listOrgApiKeyAccessListEntries", "GET", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}/accessList", &["2023-01-01"], Org(&[OrgMember])),
+    ("createOrgApiKeyAccessListEntry", "POST", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}/accessList", &["2023-01-01"], Authenticated),
+    ("deleteOrgApiKeyAccessListEntry", "DELETE", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}/accessList/{ipAddress}", &["2023-01-01"], Authenticated),
+    ("getOrgApiKeyAccessListEntry", "GET", "/api/atlas/v2/orgs/{orgId}/apiKeys/{apiUserId}/accessList/{ipAddress}", &["2023-01-01"], Org(&[OrgMember])),
+    ("listOrgEvents", "GET", "/api/atlas/v2/orgs/{orgId}/events", &["2023-01-01"], Org(&[OrgMember])),
+    ("getOrgEvent", "GET", "/api/atlas/v2/orgs/{orgId}/events/{eventId}", &["2023-01-01"], Org(&[OrgMember])),
+    ("getOrgGroups", "GET", "/api/atlas/v2/orgs/{orgId}/groups", &["2023-01-01"], Org(&[OrgMember])),
+    ("getOrgMaintenanceSettings", "GET", "/api/atlas/v2/orgs/{orgId}/maintenanceSettings", &["preview"], Org(&[OrgMember])),
+    ("updateOrgMaintenanceSettings", "PATCH", "/api/atlas/v2/orgs/{orgId}/maintenanceSettings", &["preview"], Org(&[OrgOwner])),
+    ("resetOrgMaintenanceSettings", "POST", "/api/atlas/v2/orgs/{orgId}/maintenanceSettings:reset", &["preview"], Org(&[OrgOwner])),
+    ("listOrgServiceAccounts", "GET", "/api/atlas/v2/orgs/{orgId}/serviceAccounts", &["2024-08-05"], Org(&[OrgReadOnly])),
+    ("createOrgServiceAccount", "POST", "/api/atlas/v2/orgs/{orgId}/serviceAccounts", &["2024-08-05"], Org(&[OrgOwner])),
+    ("deleteOrgServiceAccount", "DELETE", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}", &["2024-08-05"], Org(&[OrgOwner])),
+    ("getOrgServiceAccount", "GET", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}", &["2024-08-05"], Org(&[OrgReadOnly])),
+    ("updateOrgServiceAccount", "PATCH", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}", &["2024-08-05"], Org(&[OrgOwner])),
+    ("listOrgServiceAccountAccessList", "GET", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}/accessList", &["2024-08-05"], Org(&[OrgReadOnly])),
+    ("createOrgServiceAccountAccessList", "POST", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}/accessList", &["2024-08-05"], Org(&[OrgOwner])),
+    ("deleteOrgServiceAccountAccessListEntry", "DELETE", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}/accessList/{ipAddress}", &["2024-08-05"], Org(&[OrgOwner])),
+    ("getOrgServiceAccountGroups", "GET", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}/groups", &["2024-08-05"], Org(&[OrgReadOnly])),
+    ("createOrgServiceAccountSecret", "POST", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}/secrets", &["2024-08-05"], Org(&[OrgOwner])),
+    ("deleteOrgServiceAccountSecret", "DELETE", "/api/atlas/v2/orgs/{orgId}/serviceAccounts/{clientId}/secrets/{secretId}", &["2024-08-05"], Org(&[OrgOwner])),
+    ("getOrgSettings", "GET", "/api/atlas/v2/orgs/{orgId}/settings", &["2023-01-01"], Org(&[OrgMember])),
+    ("updateOrgSettings", "PATCH", "/api/atlas/v2/orgs/{orgId}/settings", &["2023-01-01"], Org(&[OrgOwner])),
+    ("listOrgUsers", "GET", "/api/atlas/v2/orgs/{orgId}/users", &["2023-01-01", "2025-02-19"], Org(&[OrgMember])),
+    ("createOrgUser", "POST", "/api/atlas/v2/orgs/{orgId}/users", &["2025-02-19"], Org(&[OrgOwner])),
+    ("removeOrgUser", "DELETE", "/api/atlas/v2/orgs/{orgId}/users/{userId}", &["2023-01-01", "2025-02-19"], Org(&[OrgOwner])),
+    ("getOrgUser", "GET", "/api/atlas/v2/orgs/{orgId}/users/{userId}", &["2025-02-19"], Org(&[OrgMember])),
+    ("updateOrgUser", "PATCH", "/api/atlas/v2/orgs/{orgId}/users/{userId}", &["2025-02-19"], Org(&[OrgOwner])),
+    ("updateOrgUserRoles", "PUT", "/api/atlas/v2/orgs/{orgId}/users/{userId}/roles", &["2023-01-01"], Org(&[OrgOwner])),
+    ("addOrgUserRole", "POST", "/api/atlas/v2/orgs/{orgId}/users/{userId}:addRole", &["2025-02-19"], Org(&[OrgOwner])),
+    ("removeOrgUserRole", "POST", "/api/atlas/v2/orgs/{orgId}/users/{userId}:removeRole", &["2025-02-19"], Org(&[OrgOwner])),
+    ("listControlPlaneIpAddresses", "GET", "/api/atlas/v2/unauth/controlPlaneIPAddresses", &["2023-11-15"], Nobody),
+    ("getUserByName", "GET", "/api/atlas/v2/users/byName/{userName}", &["2023-01-01"], Authenticated),
+    ("getUser", "GET", "/api/atlas/v2/users/{userId}", &["2023-01-01"], Authenticated),
+];

@@ -1,0 +1,131 @@
+//! Checks configured customer keys again, so that `valid` says what is true. It decides nothing for nodes: they judge
+//! by their own probes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use keyward_model::{
+    Timestamp,
+    encryption::EncryptionAtRest,
+    event::{Actor, NewEvent},
+    project::Project,
+};
+use keyward_store::{Lease, Stored};
+use serde_json::json;
+
+use super::{
+    JobStatus,
+    driver::{Job, JobError},
+};
+use crate::{
+    App,
+    customer_key::{
+        change::{Loaded, try_out},
+        outcome::Outcome,
+        recheck,
+    },
+};
+
+/// Projects that are checked in one pass at most: a pass ends well before its lease does.
+const MOST_AT_ONCE: usize = 16;
+/// Checks that run side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+/// The job.
+#[derive(Debug)]
+pub(super) struct CustomerKeys;
+
+#[async_trait]
+impl Job for CustomerKeys {
+    fn name(&self) -> &'static str {
+        "customerKeys"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+
+    async fn pass(&self, app: &App, lease: &Lease, now: Timestamp) -> Result<JobStatus, JobError> {
+        let mut due: Vec<Stored<EncryptionAtRest>> = app.store().read().await?.list_all().await?;
+        due.retain(|stored| stored.azure_key_vault.is_some() && recheck::is_due(&stored.validity, now));
+        // Who waited longest comes first.
+        due.sort_by_key(|stored| stored.validity.checked_at);
+        due.truncate(MOST_AT_ONCE);
+        let checks = due.into_iter().map(|stored| async move {
+            let outcome = check(app, &stored).await?;
+            note(app, lease, &stored, outcome).await
+        });
+        let done: Vec<Result<Noted, JobError>> =
+            stream::iter(checks).buffer_unordered(SIDE_BY_SIDE).collect().await;
+        let (mut checked, mut unreachable, mut flipped) = (0, 0, 0);
+        for noted in done {
+            match noted {
+                Ok(noted) => {
+                    checked += 1;
+                    unreachable += usize::from(noted.unreachable);
+                    flipped += usize::from(noted.flipped);
+                }
+                // Someone configured it anew meanwhile: that was checked.
+                Err(JobError::Store(error)) if error.may_repeat() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(JobStatus::CustomerKeys { checked, unreachable, flipped })
+    }
+}
+
+async fn check(app: &App, stored: &EncryptionAtRest) -> Result<Option<Outcome>, JobError> {
+    let loaded = Loaded::read(&mut app.store().read().await?, stored.project).await?;
+    let Some(asked) = loaded.asked() else { return Ok(None) };
+    match try_out(app, stored.project, &asked, false).await {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(error) => Err(JobError::Contradiction(error.to_string())),
+    }
+}
+
+#[derive(Default)]
+struct Noted {
+    unreachable: bool,
+    flipped: bool,
+}
+
+async fn note(
+    app: &App,
+    lease: &Lease,
+    stored: &Stored<EncryptionAtRest>,
+    outcome: Option<Outcome>,
+) -> Result<Noted, JobError> {
+    let Some(outcome) = outcome else { return Ok(Noted::default()) };
+    let now = app.now();
+    let (validity, news) = recheck::after(&stored.validity, &outcome, now);
+    let noted = Noted {
+        unreachable: validity.unreachable_since.is_some(),
+        flipped: validity.valid != stored.validity.valid,
+    };
+    let findings = validity.findings.clone();
+    let next = EncryptionAtRest { validity, ..stored.document.clone() };
+    match news {
+        None => {
+            let mut observation = app.store().observe().await?;
+            observation.require_lease(lease).await?;
+            observation.update(&next, stored.revision).await?;
+            observation.commit().await?;
+        }
+        Some(kind) => {
+            let mut change = app.store().change().await?;
+            change.require_lease(lease).await?;
+            change.update(&next, stored.revision).await?;
+            let org = change.get::<Project>(stored.project).await?.map(|project| project.org);
+            let mut event = NewEvent::new(kind, Actor::Job { name: "customerKeys".to_owned() })
+                .project(stored.project)
+                .detail("findings", json!(findings));
+            event.org = org;
+            if let Some(vault) = &next.azure_key_vault {
+                event = event.detail("keyIdentifier", vault.key_identifier.clone());
+            }
+            change.commit(event, now).await?;
+        }
+    }
+    Ok(noted)
+}

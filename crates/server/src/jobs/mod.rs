@@ -1,0 +1,87 @@
+//! The jobs: reconcilers, each one pass at a time.
+
+mod alerts;
+mod clusters;
+mod customer_keys;
+mod desired;
+mod driver;
+pub mod fleet;
+mod private_endpoints;
+
+use serde::Serialize;
+use tokio_util::task::TaskTracker;
+
+use crate::App;
+
+pub use driver::{Activities, Activity, Job, JobError};
+
+/// What came of a pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
+pub enum JobStatus {
+    /// Alerts were raised and resolved.
+    Alerts {
+        /// Projects that were looked at.
+        projects: usize,
+        /// Alerts that were raised.
+        raised: usize,
+        /// Alerts that changed.
+        changed: usize,
+        /// Alerts that ended long ago and were forgotten.
+        forgotten: usize,
+    },
+    /// Desired states were brought up to date.
+    Desired {
+        /// Nodes that were looked at.
+        nodes: usize,
+        /// Nodes that are asked for something new.
+        asked: usize,
+        /// Rotations of master keys that were noted.
+        rotations: usize,
+        /// Things that wait for something.
+        waiting: usize,
+        /// Contradictions in the plan: what they concern was not carried out.
+        violations: Vec<String>,
+    },
+    /// The states of clusters were brought up to date.
+    Clusters {
+        /// Clusters that were looked at.
+        clusters: usize,
+        /// Clusters whose state changed.
+        changed: usize,
+        /// Nodes that were given to a cluster.
+        placed: usize,
+        /// Nodes that were taken from a cluster.
+        released: usize,
+        /// Clusters that are gone.
+        deleted: usize,
+    },
+    /// Customer keys were checked again.
+    CustomerKeys {
+        /// Projects whose key was checked.
+        checked: usize,
+        /// Those of them whose vault could not be reached.
+        unreachable: usize,
+        /// Those of them whose key is refused now, or works again.
+        flipped: usize,
+    },
+    /// Private endpoints were brought on.
+    PrivateEndpoints {
+        /// Endpoints that were looked at.
+        endpoints: usize,
+        /// Those of them whose status or message changed.
+        changed: usize,
+    },
+}
+
+/// Runs every job until the server stops.
+pub(crate) fn start(app: App, tasks: &TaskTracker) {
+    let jobs: Vec<Box<dyn Job>> = vec![
+        Box::new(desired::Desired::default()),
+        Box::new(clusters::Clusters),
+        Box::new(alerts::Alerts),
+        Box::new(customer_keys::CustomerKeys),
+        Box::new(private_endpoints::PrivateEndpoints),
+    ];
+    driver::start(&app, tasks, jobs);
+}

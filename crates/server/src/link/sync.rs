@@ -1,0 +1,107 @@
+//! Syncing: what a node reports is stored, what is desired of it is given, and where nothing is new the answer waits.
+
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use keyward_model::sync::{AgentRefusalCode, Desired, SyncAnswer, SyncRequest};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::{
+    Endpoint,
+    answer::{Refused, check_version, json, known, read, shown},
+    authority::{Shown, sha256},
+};
+use crate::http::listener::Peer;
+
+/// The longest an answer is held back, whatever is asked for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+pub(super) async fn sync(
+    endpoint: &Endpoint,
+    peer: &Peer,
+    request: http::Request<Incoming>,
+) -> Result<Vec<u8>, Refused> {
+    let shown = shown(peer)?;
+    let app = &endpoint.app;
+    if !shown.holds(app.now()) {
+        return Err(Refused::new(
+            AgentRefusalCode::CertificateExpired,
+            "the node's certificate does not hold now",
+            "nothing has to be done: the agent renews it",
+        ));
+    }
+    let request: SyncRequest = read(request.into_body()).await?;
+    check_version(request.version)?;
+    // Announced before anything is looked at: a change in between is not missed.
+    let wait = app.waiting().announce(shown.node_id);
+    let (stored_report, known_report) = take(endpoint, &shown, &request).await?;
+    let have = Have { revision: request.have_revision, digest: request.have_digest };
+    let until = Instant::now() + Duration::from_secs(request.wait_s.into()).min(LONGEST_WAIT);
+    drop(request.observed);
+    loop {
+        let news = look(endpoint, &shown, &have).await?;
+        let ripe = news.is_some() || !known_report;
+        let patient = wait.as_ref().filter(|_| !ripe && Instant::now() < until);
+        let Some(patient) = patient else {
+            let (desired, digest) = news.unzip();
+            return json(&SyncAnswer { desired, digest, stored_report });
+        };
+        tokio::select! {
+            () = patient.woken() => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = app.stop().cancelled() => {
+                return json(&SyncAnswer { desired: None, digest: None, stored_report });
+            }
+        }
+    }
+}
+
+/// What the agent has seen already.
+struct Have {
+    revision: u64,
+    digest: Option<String>,
+}
+
+/// Takes the report in; gives the number that is stored, and whether that is the agent's.
+async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Result<(u64, bool), Refused> {
+    let app = &endpoint.app;
+    let now = app.now();
+    let mut tx = app.store().read().await?;
+    known(&mut tx, shown).await?;
+    let stored = tx.report_number(shown.node_id).await?;
+    drop(tx);
+    let Some(observed) = &request.observed else {
+        endpoint.seen.note(shown.node_id, now);
+        return Ok((stored, stored == request.report));
+    };
+    if observed.node_id != shown.node_id || observed.report != request.report {
+        return Err(Refused::new(
+            AgentRefusalCode::BadRequest,
+            "the report is not of the node that the certificate names, or not of the number given",
+            "use a keyward of the server's version",
+        ));
+    }
+    if stored >= request.report {
+        // Repeated or overtaken: it changes nothing.
+        endpoint.seen.note(shown.node_id, now);
+        return Ok((stored, stored == request.report));
+    }
+    let mut observation = app.store().observe().await?;
+    let stored = observation.put_report(observed, now).await?;
+    observation.commit().await?;
+    app.nudge().jobs();
+    Ok((stored, stored == request.report))
+}
+
+/// What is desired, unless the agent has seen it.
+async fn look(endpoint: &Endpoint, shown: &Shown, have: &Have) -> Result<Option<(Desired, String)>, Refused> {
+    let mut tx = endpoint.app.store().read().await?;
+    // A node may have been revoked while it waited.
+    known(&mut tx, shown).await?;
+    let Some(desired) = tx.desired(shown.node_id).await? else { return Ok(None) };
+    let unnumbered = Desired { revision: 0, ..desired.clone() };
+    let digest = sha256(&Zeroizing::new(json(&unnumbered)?));
+    let seen = desired.revision == have.revision && have.digest.as_ref() == Some(&digest);
+    Ok((!seen).then_some((desired, digest)))
+}

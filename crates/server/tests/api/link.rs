@@ -1,0 +1,473 @@
+//! The agents' endpoint as a raw client sees it: lost, repeated, reordered and wrong messages.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use keyward_model::{
+    NodeState, NodeStatus, Timestamp, Verdict,
+    event::{Actor, EventType, NewEvent},
+    id::{NodeId, ProjectId},
+    node::JoinText,
+    sync::{Desired, DesiredRun, Enrolled, Enrolment, Observed, SyncAnswer, SyncRequest, VERSION},
+};
+use keyward_server::{Config, Running, ServeOptions, init, link, serve_with};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::site::{Answer, Database, Site};
+
+const PROJECT: ProjectId = ProjectId::from_bytes([9; 12]);
+
+/// A server without jobs: what is desired is what the test says.
+struct Endpoint {
+    server: Running,
+    clock: Arc<AtomicI64>,
+    _dir: TempDir,
+}
+
+impl Endpoint {
+    async fn start(database: Database) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path());
+        if database == Database::Postgresql {
+            config.store_url = Some(keyward_testkit::postgres::database()?);
+        }
+        init(&config).await.unwrap();
+        let clock = Arc::new(AtomicI64::new(jiff::Timestamp::now().as_millisecond()));
+        let read = Arc::clone(&clock);
+        let options = ServeOptions {
+            clock: Arc::new(move || Timestamp::from_epoch_ms(read.load(Ordering::SeqCst))),
+            jobs: false,
+            ..ServeOptions::default()
+        };
+        Some(Self { server: serve_with(config, options).await.unwrap(), clock, _dir: dir })
+    }
+
+    fn advance_hours(&self, hours: i64) {
+        self.clock.fetch_add(hours * 3_600_000, Ordering::SeqCst);
+    }
+
+    async fn token(&self) -> JoinText {
+        let event = NewEvent::new(EventType::JoinTokenCreated, Actor::Operator).project(PROJECT);
+        link::invite(self.server.app(), PROJECT, None, event).await.unwrap().1
+    }
+
+    async fn desire(&self, node: NodeId, cluster_name: &str) -> u64 {
+        let app = self.server.app();
+        let cluster = keyward_model::sync::DesiredCluster {
+            name: cluster_name.into(),
+            replica_set: cluster_name.into(),
+            members: vec![],
+        };
+        let desired = Desired {
+            revision: 0,
+            cluster: Some(cluster),
+            encryption: None,
+            rotate_master_key: None,
+            run: DesiredRun::Unmanaged,
+            validations: vec![],
+        };
+        let mut observation = app.store().observe().await.unwrap();
+        let stored = observation.put_desired(node, &desired, app.now()).await.unwrap();
+        observation.commit().await.unwrap();
+        app.nudge().node(node);
+        stored.revision
+    }
+
+    async fn enrolments(&self) -> usize {
+        let mut tx = self.server.app().store().read().await.unwrap();
+        let (events, _) = tx.events(&keyward_store::EventFilter::default(), 0, 10_000).await.unwrap();
+        events.iter().filter(|event| event.event_type == EventType::NodeEnrolled).count()
+    }
+
+    async fn stored(&self, node: NodeId) -> keyward_store::Report {
+        self.server.app().store().read().await.unwrap().report(node).await.unwrap().unwrap()
+    }
+}
+
+/// An agent that says what the test wants.
+struct Agent {
+    id: NodeId,
+    key: KeyPair,
+    url: String,
+    http: reqwest::Client,
+}
+
+/// A client that takes any server and shows `identity`.
+fn client(authority: &str, identity: Option<(&str, &KeyPair)>) -> reqwest::Client {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let tls = match identity {
+        None => tls.with_no_client_auth(),
+        Some((certificate, key)) => tls
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap(),
+            )
+            .unwrap(),
+    };
+    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
+}
+
+/// The authority that the server's chain carries.
+async fn authority(endpoint: &Endpoint) -> String {
+    let secret = endpoint.server.app().store().read().await.unwrap().secret("ca:agents").await.unwrap().unwrap();
+    let sealed: Value = serde_json::from_slice(&secret).unwrap();
+    sealed["certificate"].as_str().unwrap().to_owned()
+}
+
+fn enrolment(id: NodeId, name: &str, key: &KeyPair) -> Enrolment {
+    Enrolment {
+        version: VERSION,
+        node_id: id,
+        name: name.to_owned(),
+        hostname: "host".to_owned(),
+        certificate_request: CertificateParams::default().serialize_request(key).unwrap().pem().unwrap(),
+    }
+}
+
+async fn post(http: &reqwest::Client, url: &str, bearer: Option<&str>, body: &impl Serialize) -> Answer {
+    let request = http.post(url).json(body);
+    let request = match bearer {
+        Some(secret) => request.bearer_auth(secret),
+        None => request,
+    };
+    Answer::of(request.send().await.unwrap()).await
+}
+
+/// Asserts status and code of a refusal to an agent.
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status, answer.body["code"].as_str()), (status, Some(code)), "{}", answer.text);
+    assert!(answer.body["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{}", answer.text);
+}
+
+impl Agent {
+    async fn enrol(endpoint: &Endpoint, n: u128) -> Self {
+        let token = endpoint.token().await;
+        let (id, key) = (NodeId(uuid::Uuid::from_u128(n)), KeyPair::generate().unwrap());
+        let authority = authority(endpoint).await;
+        let url = token.url.as_str().trim_end_matches('/').to_owned();
+        let body = enrolment(id, &format!("n{n}"), &key);
+        let answer =
+            post(&client(&authority, None), &format!("{url}/agent/v1/enrol"), Some(&token.secret), &body).await;
+        let enrolled: Enrolled = serde_json::from_value(answer.expect(200).body).unwrap();
+        let http = client(&authority, Some((&enrolled.certificate, &key)));
+        Self { id, key, url, http }
+    }
+
+    async fn sync(&self, request: &SyncRequest) -> Answer {
+        post(&self.http, &format!("{}/agent/v1/sync", self.url), None, request).await
+    }
+
+    async fn answered(&self, request: &SyncRequest) -> SyncAnswer {
+        serde_json::from_value(self.sync(request).await.expect(200).body).unwrap()
+    }
+
+    fn request(&self, report: u64) -> SyncRequest {
+        SyncRequest {
+            version: VERSION,
+            report,
+            observed: Some(observed(self.id, report)),
+            have_revision: 0,
+            have_digest: None,
+            wait_s: 0,
+        }
+    }
+}
+
+fn observed(node_id: NodeId, report: u64) -> Observed {
+    Observed {
+        node_id,
+        report,
+        at: Timestamp::from_epoch_ms(0),
+        agent_version: "0.1.0".into(),
+        address: format!("host:{report}"),
+        status: NodeStatus {
+            node: "n".into(),
+            state: NodeState::Running,
+            verdict: Verdict::Valid,
+            reason: String::new(),
+            evidence: vec![],
+            customer_key: None,
+            master_key: None,
+            master_key_held: true,
+            memory_locked: true,
+            database_keys: vec![],
+            spare_database_keys: 0,
+            engine: None,
+            since: Timestamp::from_epoch_ms(0),
+            warnings: vec![],
+            link: None,
+        },
+        wraps: vec![],
+        done_revision: 0,
+        progress: None,
+        held_back: vec![],
+        validated: vec![],
+        snapshots: vec![],
+        replica_state: None,
+    }
+}
+
+macro_rules! on_each_endpoint {
+    ($(async fn $name:ident($endpoint:ident: Endpoint) $body:block)*) => {$(
+        mod $name {
+            use super::*;
+
+            async fn run($endpoint: Endpoint) $body
+
+            #[tokio::test]
+            async fn sqlite() {
+                if let Some(endpoint) = Endpoint::start(Database::Sqlite).await {
+                    run(endpoint).await;
+                }
+            }
+
+            #[tokio::test]
+            async fn postgresql() {
+                if let Some(endpoint) = Endpoint::start(Database::Postgresql).await {
+                    run(endpoint).await;
+                }
+            }
+        }
+    )*};
+}
+
+on_each_endpoint! {
+    async fn a_lost_answer_to_a_join_costs_no_token(endpoint: Endpoint) {
+        let token = endpoint.token().await;
+        let authority = authority(&endpoint).await;
+        let http = client(&authority, None);
+        let url = format!("{}agent/v1/enrol", token.url);
+        let (id, key) = (NodeId(uuid::Uuid::from_u128(1)), KeyPair::generate().unwrap());
+        let enrol = async |id, key: &KeyPair| post(&http, &url, Some(&token.secret), &enrolment(id, "n", key)).await;
+        enrol(id, &key).await.expect(200);
+        // The answer was lost: the same call again.
+        enrol(id, &key).await.expect(200);
+        assert_eq!(endpoint.enrolments().await, 1);
+        // Another key, and another node, are somebody else.
+        refused(&enrol(id, &KeyPair::generate().unwrap()).await, 401, "TOKEN_REFUSED");
+        refused(&enrol(NodeId(uuid::Uuid::from_u128(2)), &key).await, 401, "TOKEN_REFUSED");
+        endpoint.advance_hours(24);
+        refused(&enrol(id, &key).await, 401, "TOKEN_REFUSED");
+        assert_eq!(endpoint.enrolments().await, 1);
+        endpoint.server.stop().await;
+    }
+
+    async fn reports_count_up_and_what_is_old_or_repeated_changes_nothing(endpoint: Endpoint) {
+        let agent = Agent::enrol(&endpoint, 1).await;
+        assert_eq!(agent.answered(&agent.request(5)).await.stored_report, 5);
+        for late in [3, 5, 1] {
+            let answer = agent.answered(&agent.request(late)).await;
+            assert_eq!(answer.stored_report, 5, "{late}");
+        }
+        assert_eq!(endpoint.stored(agent.id).await.observed, observed(agent.id, 5));
+        // Nothing new: only when it was heard of is noted, soon.
+        endpoint.advance_hours(1);
+        let quiet = SyncRequest { observed: None, ..agent.request(5) };
+        assert_eq!(agent.answered(&quiet).await.stored_report, 5);
+        let before = endpoint.stored(agent.id).await.received_at;
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while endpoint.stored(agent.id).await.received_at == before {
+            assert!(std::time::Instant::now() < deadline, "the heartbeat was never noted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(endpoint.stored(agent.id).await.observed, observed(agent.id, 5));
+        // A report that the server does not have is asked for by its number, at once.
+        let unknown = SyncRequest { report: 9, wait_s: 60, ..quiet };
+        assert_eq!(agent.answered(&unknown).await.stored_report, 5);
+        endpoint.server.stop().await;
+    }
+
+    async fn what_is_desired_is_given_once_and_a_waiting_call_hears_of_news(endpoint: Endpoint) {
+        let agent = Arc::new(Agent::enrol(&endpoint, 1).await);
+        let nothing = agent.answered(&agent.request(1)).await;
+        assert_eq!((nothing.desired, nothing.digest), (None, None));
+        let first = endpoint.desire(agent.id, "one").await;
+        let given = agent.answered(&agent.request(1)).await;
+        assert_eq!(given.desired.as_ref().unwrap().revision, first);
+        let have = SyncRequest {
+            have_revision: first,
+            have_digest: given.digest.clone(),
+            ..agent.request(1)
+        };
+        assert_eq!(agent.answered(&have).await.desired, None);
+        // Other content under the same number, or a greater number than the server's, after a store was put back.
+        let other = SyncRequest { have_digest: Some("0".repeat(64)), wait_s: 60, ..have.clone() };
+        assert_eq!(agent.answered(&other).await.desired, given.desired);
+        let greater = SyncRequest { have_revision: first + 7, wait_s: 60, ..have.clone() };
+        assert_eq!(agent.answered(&greater).await.desired, given.desired);
+        // A call that waits.
+        let waiting = tokio::spawn({
+            let (agent, have) = (Arc::clone(&agent), SyncRequest { wait_s: 60, ..have });
+            async move { agent.answered(&have).await }
+        });
+        while endpoint.server.app().waiting().count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let second = endpoint.desire(agent.id, "two").await;
+        assert!(second > first);
+        assert_eq!(waiting.await.unwrap().desired.unwrap().revision, second);
+        assert_eq!(endpoint.server.app().waiting().count(), 0);
+        endpoint.server.stop().await;
+    }
+
+    async fn who_an_agent_is_is_never_taken_from_what_it_says(endpoint: Endpoint) {
+        let (one, two) = (Agent::enrol(&endpoint, 1).await, Agent::enrol(&endpoint, 2).await);
+        let authority = authority(&endpoint).await;
+        let sync = format!("{}/agent/v1/sync", one.url);
+        refused(&post(&client(&authority, None), &sync, None, &one.request(1)).await, 401, "CERTIFICATE_MISSING");
+        let foreign = SyncRequest { observed: Some(observed(two.id, 1)), ..one.request(1) };
+        refused(&one.sync(&foreign).await, 400, "BAD_REQUEST");
+        refused(&one.sync(&SyncRequest { version: 99, ..one.request(1) }).await, 400, "VERSION");
+        refused(&post(&one.http, &sync, None, &json!({"version": 1})).await, 400, "BAD_REQUEST");
+        refused(&post(&one.http, &sync, None, &json!({"x": "y".repeat(5 << 20)})).await, 413, "TOO_LARGE");
+        // A certificate of another authority does not get as far as HTTP.
+        let key = KeyPair::generate().unwrap();
+        let own = CertificateParams::new(vec!["n".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let stranger = client(&authority, Some((&own.pem(), &key)));
+        assert!(stranger.post(&sync).json(&one.request(1)).send().await.is_err());
+        // Renewal is for the node's own key.
+        let renew = format!("{}/agent/v1/renew", one.url);
+        let other_key = enrolment(one.id, "n1", &KeyPair::generate().unwrap());
+        refused(&post(&one.http, &renew, None, &other_key).await, 401, "CERTIFICATE_UNKNOWN");
+        refused(&post(&one.http, &renew, None, &enrolment(two.id, "n2", &two.key)).await, 401, "CERTIFICATE_UNKNOWN");
+        endpoint.server.stop().await;
+    }
+
+    async fn an_ended_certificate_renews_and_nothing_else_and_a_revoked_node_does_neither(endpoint: Endpoint) {
+        let agent = Agent::enrol(&endpoint, 1).await;
+        let renew = format!("{}/agent/v1/renew", agent.url);
+        let body = enrolment(agent.id, "n1", &agent.key);
+        for hours in [25, 10_000, -20_000] {
+            endpoint.advance_hours(hours);
+            refused(&agent.sync(&agent.request(1)).await, 401, "CERTIFICATE_EXPIRED");
+            let answer = post(&agent.http, &renew, None, &body).await;
+            let enrolled: Enrolled = serde_json::from_value(answer.expect(200).body).unwrap();
+            let renewed = Agent {
+                id: agent.id,
+                key: KeyPair::from_pem(&agent.key.serialize_pem()).unwrap(),
+                url: agent.url.clone(),
+                http: client(&authority(&endpoint).await, Some((&enrolled.certificate, &agent.key))),
+            };
+            renewed.answered(&agent.request(1)).await;
+        }
+        // Revoked, also while a call waits.
+        endpoint.advance_hours(10_000);
+        let current = Agent::enrol(&endpoint, 2).await;
+        let waiting = SyncRequest { wait_s: 60, ..current.request(1) };
+        current.answered(&current.request(1)).await;
+        let (current, app) = (Arc::new(current), endpoint.server.app().clone());
+        let call = tokio::spawn({
+            let current = Arc::clone(&current);
+            async move { current.sync(&waiting).await }
+        });
+        while app.waiting().count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut change = app.store().change().await.unwrap();
+        let mut node = change.get::<keyward_model::node::EnrolledNode>(current.id).await.unwrap().unwrap();
+        node.revoked_at = Some(app.now());
+        change.update(&node.document, node.revision).await.unwrap();
+        change.commit(NewEvent::new(EventType::NodeRevoked, Actor::Operator), app.now()).await.unwrap();
+        app.nudge().node(current.id);
+        refused(&call.await.unwrap(), 403, "NODE_REVOKED");
+        refused(&current.sync(&current.request(2)).await, 403, "NODE_REVOKED");
+        let body = enrolment(current.id, "n2", &current.key);
+        refused(&post(&current.http, &renew, None, &body).await, 403, "NODE_REVOKED");
+        endpoint.server.stop().await;
+    }
+
+    async fn guessing_tokens_is_limited(endpoint: Endpoint) {
+        let token = endpoint.token().await;
+        let authority = authority(&endpoint).await;
+        let (http, url) = (client(&authority, None), format!("{}agent/v1/enrol", token.url));
+        let key = KeyPair::generate().unwrap();
+        let body = enrolment(NodeId(uuid::Uuid::from_u128(1)), "n", &key);
+        let (id, _) = token.secret.split_once('.').unwrap();
+        let guess = format!("{id}.{}", "A".repeat(43));
+        let mut limited = false;
+        for _ in 0..200 {
+            let answer = post(&http, &url, Some(&guess), &body).await;
+            limited = answer.status == 429;
+            if limited {
+                refused(&answer, 429, "TOO_MANY");
+                break;
+            }
+            refused(&answer, 401, "TOKEN_REFUSED");
+        }
+        assert!(limited, "200 guesses in one moment");
+        // The right one has to wait too, and then works.
+        refused(&post(&http, &url, Some(&token.secret), &body).await, 429, "TOO_MANY");
+        endpoint.advance_hours(1);
+        post(&http, &url, Some(&token.secret), &body).await.expect(200);
+        endpoint.server.stop().await;
+    }
+}
+
+on_each_database! {
+    async fn join_tokens_and_nodes_are_managed_by_those_who_manage_clusters(site: Site) {
+        let project = site.project("links").await;
+        let tokens = format!("/api/keyward/v1/groups/{project}/joinTokens");
+        let nodes = format!("/api/keyward/v1/groups/{project}/nodes");
+        let owner = site.owner();
+        let made = owner.post(&tokens, json!({"name": "rack 1"})).await.expect(201);
+        let text: JoinText = made.body["token"].as_str().unwrap().parse().unwrap();
+        let id = made.body["id"].as_str().unwrap();
+        assert!(text.url.as_str().starts_with("https://"));
+
+        // The secret is in the one answer, and nowhere else.
+        let listed = owner.get(&tokens).await.expect(200);
+        assert_eq!(listed.body["totalCount"], 1);
+        assert_eq!(listed.body["results"][0]["name"], "rack 1");
+        for place in [listed.text.clone(), site.events_text().await] {
+            assert!(!place.contains(&text.secret) && !place.contains(made.body["token"].as_str().unwrap()));
+        }
+        for wrong in [json!({"name": ""}), json!({"name": 7}), json!({"colour": "red"}), json!([])] {
+            let before = site.events().await;
+            assert_eq!(owner.post(&tokens, wrong.clone()).await.status, 400, "{wrong}");
+            assert_eq!(site.events().await, before);
+        }
+        let reader = site.project_key(&project, &["GROUP_READ_ONLY"]).await;
+        assert_eq!(site.caller(&reader).post(&tokens, json!({})).await.status, 401);
+        assert_eq!(site.caller(&reader).get(&nodes).await.expect(200).body["totalCount"], 0);
+
+        // A token of another project is not there.
+        let other = site.project("others").await;
+        let foreign = format!("/api/keyward/v1/groups/{other}/joinTokens/{id}");
+        owner.delete(&foreign).await.refused(404, "KEYWARD_JOIN_TOKEN_NOT_FOUND");
+        owner.delete(&format!("{tokens}/{id}")).await.expect(204);
+        owner.delete(&format!("{tokens}/{id}")).await.refused(404, "KEYWARD_JOIN_TOKEN_NOT_FOUND");
+
+        // A node is shown with what it reported, and revoked once.
+        let mut agent = crate::agents::Agent::enrol(&site, &project, 1).await;
+        agent.report(&site).await;
+        let one = format!("{nodes}/{}", agent.id);
+        let shown = owner.get(&one).await.expect(200).body;
+        assert_eq!(shown["name"], "n1");
+        assert!(shown["state"].is_string() && shown["reportedAt"].is_string(), "{shown}");
+        owner.get(&format!("{nodes}/nonsense")).await.refused(404, "KEYWARD_NODE_NOT_FOUND");
+        owner.get(&format!("/api/keyward/v1/groups/{other}/nodes/{}", agent.id)).await
+            .refused(404, "KEYWARD_NODE_NOT_FOUND");
+        assert_eq!(site.caller(&reader).delete(&one).await.status, 401);
+        let before = site.events_text().await.matches("KEYWARD_NODE_REVOKED").count();
+        owner.delete(&one).await.expect(204);
+        owner.delete(&one).await.expect(204);
+        assert!(owner.get(&one).await.expect(200).body["revokedAt"].is_string());
+        assert_eq!(site.events_text().await.matches("KEYWARD_NODE_REVOKED").count(), before + 1);
+        site.server.stop().await;
+    }
+}
