@@ -1,8 +1,17 @@
 //! The command line: every command, option and example. Parsing only; nothing here acts.
 
 pub(crate) mod agent;
+pub(crate) mod cluster;
 pub(crate) mod dev;
+mod duration;
+pub(crate) mod encryption;
+pub(crate) mod event;
 pub(crate) mod node;
+pub(crate) mod project;
+#[cfg(test)]
+mod reference;
+pub(crate) mod scope;
+pub(crate) mod server;
 pub(crate) mod vault;
 
 use clap::{Parser, Subcommand};
@@ -21,11 +30,14 @@ use clap::{Parser, Subcommand};
     max_term_width = 100,
     after_help = "\
 Examples:
-  keyward dev                                a vault and three encrypted nodes on this machine
+  keyward dev                                a vault, a server and three encrypted nodes on this machine
   keyward dev --check                        the tour: shows and checks what keyward does
   keyward vault key disable customer-key     take the key away
   keyward vault key enable customer-key      give it back
   keyward node status --node node-0          what one node says of itself
+  keyward login --dir .keyward               then, over the server's API:
+  keyward cluster list
+  keyward encryption status
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused because the customer key is revoked,
 4 the customer key is unavailable.
@@ -38,9 +50,33 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Bring up a vault and encrypted nodes on this machine, or take the tour (--check)
+    /// Bring up a vault, a server and an encrypted cluster on this machine, or take the tour (--check)
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::DevArguments),
+    /// The control plane: the Atlas Administration API, and what agents are told
+    #[command(subcommand, after_help = server::EXAMPLES)]
+    Server(server::ServerCommand),
+    /// Keep a server's address and a key for it, for the commands below
+    #[command(after_help = server::LOGIN_EXAMPLES)]
+    Login(server::LoginArguments),
+    /// Organizations
+    #[command(subcommand, after_help = project::ORG_EXAMPLES)]
+    Org(project::OrgCommand),
+    /// Projects: who may do what in them, and the hosts that have joined
+    #[command(subcommand, after_help = project::EXAMPLES)]
+    Project(project::ProjectCommand),
+    /// Clusters and their nodes
+    #[command(subcommand, after_help = cluster::EXAMPLES)]
+    Cluster(cluster::ClusterCommand),
+    /// The customer key of a project
+    #[command(subcommand, after_help = encryption::EXAMPLES)]
+    Encryption(encryption::EncryptionCommand),
+    /// The audit log
+    #[command(subcommand, after_help = event::EXAMPLES)]
+    Event(event::EventCommand),
+    /// Alerts
+    #[command(subcommand, after_help = event::ALERT_EXAMPLES)]
+    Alert(event::AlertCommand),
     /// The development vault: an Azure Key Vault that can be told to say no
     #[command(subcommand, after_help = vault::EXAMPLES)]
     Vault(vault::VaultCommand),

@@ -1,4 +1,4 @@
-//! `keyward dev`: a vault and nodes on this machine, watched on a board or as a log of events, until Ctrl-C.
+//! `keyward dev`: a vault, a server and nodes on this machine, watched on a board or as a log of events, until Ctrl-C.
 
 mod board;
 mod check;
@@ -7,6 +7,7 @@ pub(crate) mod home;
 mod process;
 mod replica_set;
 mod screen;
+mod server;
 mod site;
 mod view;
 mod watch;
@@ -25,6 +26,7 @@ use crate::signals;
 use board::Action;
 use database::Database;
 use home::Home;
+pub(crate) use site::now;
 use site::{NodeKind, NodePlan, Plan, Site};
 use view::{Event, View, What, changes};
 use watch::Watcher;
@@ -66,7 +68,7 @@ pub(crate) async fn run(arguments: DevArguments) -> Result<(), Failure> {
         () = shutdown.cancelled() => return Ok(()),
     };
     let watched = watch_all(&mut site, events, output, show_board, &shutdown).await;
-    let _ = output.line(&Event::notice("stopping the nodes, then the vault"), Event::line);
+    let _ = output.line(&Event::notice("stopping the nodes, then the server and the vault"), Event::line);
     let troubles = site.stop().await;
     for trouble in &troubles {
         trouble.report();
@@ -101,16 +103,33 @@ async fn watch_all(
         matches!(site.database, Database::Mongod { .. }).then(|| site.members().cloned().collect());
     let names: Vec<String> = site.nodes.iter().map(|node| node.name.clone()).collect();
     let mut restart_at = Instant::now();
+    let mut told_next = false;
+    // Why the cluster could not be made yet; empty once it is.
+    let mut missing: Option<String> = Some(String::new());
     while !shutdown.is_cancelled() {
         if Instant::now() >= restart_at {
             restart_at = Instant::now() + RESTART;
             // The first pass starts every agent; later ones whatever ended by itself.
             keep_running(site, &names, before.is_none(), &sender).await;
+            if let Some(known) = &missing {
+                let trouble = site.enlist().await.err().map(|failure| failure.message);
+                if let Some(text) = trouble.as_ref().filter(|text| *text != known) {
+                    let text = format!("the cluster could not be made: {text}");
+                    let _ = sender.send(What::Trouble { text });
+                }
+                missing = trouble;
+            }
         }
         let view = watcher.look().await;
         let mut news = changes(before.as_ref(), &view);
         while let Ok(what) = told.try_recv() {
             news.push(Event { at: view.now, what });
+        }
+        if !told_next && view.server.cluster.as_deref() == Some("IDLE") {
+            told_next = true;
+            let dir = site.home().path().display();
+            let text = format!("next: keyward login --dir {dir}; then keyward cluster list");
+            news.push(Event { at: view.now, what: What::Notice { text } });
         }
         if let Some(members) = replica_set.take_if(|_| view.all_running()) {
             news.push(Event { at: view.now, what: replica_set::initiate(members).await });
@@ -148,7 +167,7 @@ async fn watch_all(
     Ok(())
 }
 
-/// Starts agents and the vault where they don't run.
+/// Starts agents, the server and the vault where they don't run.
 async fn keep_running(site: &mut Site, names: &[String], first: bool, told: &mpsc::UnboundedSender<What>) {
     let tell = |what| {
         let _ = told.send(what);
@@ -156,6 +175,12 @@ async fn keep_running(site: &mut Site, names: &[String], first: bool, told: &mps
     if site.process(site::VAULT).is_none() {
         tell(What::Trouble { text: "the vault ended by itself; starting it again".into() });
         if let Err(failure) = site.start_vault().await {
+            tell(What::Trouble { text: failure.message });
+        }
+    }
+    if site.process(server::SERVER).is_none() {
+        tell(What::Trouble { text: "the server ended by itself; starting it again".into() });
+        if let Err(failure) = site.start_server().await {
             tell(What::Trouble { text: failure.message });
         }
     }

@@ -3,6 +3,7 @@
 //! Owns arguments, what people read, exit codes, and the supervision of `keyward dev`. Everything else is the
 //! vault's and the agent's.
 
+mod api;
 mod args;
 mod commands;
 mod dev;
@@ -10,8 +11,10 @@ mod failure;
 mod logs;
 mod output;
 mod progress;
+mod prompt;
 mod render;
 mod signals;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -52,6 +55,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Command::Vault(command) => commands::vault::run(command).await,
             Command::Agent(command) => commands::agent::run(command).await,
             Command::Node(command) => commands::node::run(command).await,
+            Command::Server(command) => commands::server::run(command).await,
+            Command::Login(arguments) => commands::login::run(arguments).await,
+            Command::Org(command) => commands::org::run(command).await,
+            Command::Project(command) => commands::project::run(command).await,
+            Command::Cluster(command) => commands::cluster::run(command).await,
+            Command::Encryption(command) => commands::encryption::run(command).await,
+            Command::Event(command) => commands::event::run(command).await,
+            Command::Alert(command) => commands::alert::run(command).await,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Arguments::command(), "keyward", &mut script);

@@ -108,18 +108,26 @@ pub(crate) fn clock(at: Timestamp) -> String {
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
-        .map(|c| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .map(|c| rows.iter().filter_map(|row| row.get(c)).map(|cell| width(cell)).max().unwrap_or(0))
         .collect();
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let line: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, wide)| format!("{cell}{}", " ".repeat(wide.saturating_sub(width(cell)))))
+            .collect();
         let line = line.join("  ");
         let style = if index == 0 { BOLD } else { Style::new() };
         text.push_str(&styled(line.trim_end(), style));
         text.push('\n');
     }
     text
+}
+
+/// How many characters of `cell` are seen; colours are not.
+fn width(cell: &str) -> usize {
+    anstream::adapter::strip_str(cell).to_string().chars().count()
 }
 
 /// `keyward node status`, for a person.
@@ -171,6 +179,25 @@ pub(crate) fn status(status: &NodeStatus, now: Timestamp) -> String {
             None => "not running".into(),
         },
     );
+    if let Some(link) = &status.link {
+        let answered = match (&link.problem, link.last_contact) {
+            (Some(problem), _) => styled(problem, YELLOW),
+            (None, Some(at)) => format!("answered {} ago", age(at, now)),
+            (None, None) => "not heard of yet".to_owned(),
+        };
+        field("server", format!("{}, {answered}", link.server));
+        let (wanted, done) = (link.accepted_revision, link.done_revision);
+        if wanted != done {
+            field("", format!("wants revision {wanted}, revision {done} is done"));
+        }
+        if let Some(progress) = &link.progress {
+            field("", progress.clone());
+        }
+        for held in &link.held_back {
+            let word = if held.needs_approval { "held back" } else { "not done" };
+            field("", styled(&format!("{word}: {}: {} ({})", held.what, held.reason, held.hint), YELLOW));
+        }
+    }
     let mut name = "last probes";
     for probe in status.evidence.iter().take(5) {
         field(name, format!("{}  {}", clock(probe.at), evidence(probe)));
@@ -322,6 +349,7 @@ pub(crate) mod samples {
             engine: Some(EngineStatus { kind: "secantusdb".into(), version: "0.7.0b3".into(), pid: 4711 }),
             since: Timestamp::from_epoch_ms(NOW_MS - 125_000),
             warnings: Vec::new(),
+            link: None,
         }
     }
 

@@ -107,6 +107,7 @@ async fn notes(dir: &Path, node: usize) -> mongodb::Collection<Document> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_lives_with_other_commands_survives_its_own_kill_and_stops_everything() {
+    let _alone = keyward_testkit::Alone::wait().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let _cleaner = Cleaner(dir);

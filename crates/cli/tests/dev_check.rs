@@ -11,6 +11,7 @@ use serde_json::Value;
 
 #[test]
 fn the_tour_passes_and_leaves_nothing_behind() {
+    let _alone = keyward_testkit::Alone::wait().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let _cleaner = Cleaner(dir.path());
     let output = Command::new(env!("CARGO_BIN_EXE_keyward"))
@@ -40,6 +41,7 @@ fn the_tour_passes_and_leaves_nothing_behind() {
 
 #[test]
 fn a_tour_that_fails_says_where_and_keeps_its_folder() {
+    let _alone = keyward_testkit::Alone::wait().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let _cleaner = Cleaner(dir.path());
     // A library that WiredTiger cannot load: no node can come up, and nothing may run unencrypted instead.

@@ -17,6 +17,8 @@ fn said(dir: &Path, arguments: &[&str]) -> String {
         .env("PATH", "/nonexistent")
         .env_remove("RUST_LOG")
         .env_remove("KEYWARD_VAULT_TOKEN")
+        .env_remove("KEYWARD_PROFILE")
+        .env("XDG_CONFIG_HOME", dir.join("config"))
         .env_remove("KEYWARD_SECANTUSDB_PYTHON")
         .output()
         .unwrap();
@@ -85,6 +87,66 @@ messages! {
     help_of_a_node_command: ["node", "rewrap", "--help"];
     help_of_a_vault_command: ["vault", "access", "grant", "--help"];
     version: ["--version"];
+    help_of_login: ["login", "--help"];
+    help_of_encryption_set: ["encryption", "set", "--help"];
+    help_of_a_cluster_command: ["cluster", "create", "--help"];
+    no_profile: ["cluster", "list", "--json"];
+    login_to_nothing: ["login"];
+    login_without_a_key: ["login", "--url", "https://localhost:1"];
+    login_without_a_secret: ["login", "--url", "https://localhost:1", "--public-key", "abcdefgh"];
+    login_with_the_private_key_as_argument:
+        ["login", "--url", "https://localhost:1", "--public-key", "abcdefgh", "--private-key", "x"];
+    login_to_a_folder_without_dev: ["login", "--dir", "."];
+    login_to_two_things: ["login", "--dir", ".", "--url", "https://localhost:1"];
+    token_without_profile: ["login", "--print-token"];
+    no_server_configuration: ["server", "run", "--config", "server.toml"];
+    unknown_role: ["project", "member", "add", "--me", "--role", "king"];
+    member_without_name: ["project", "member", "add", "--role", "owner"];
+    too_many_nodes: ["cluster", "create", "orders", "--nodes", "51"];
+    unknown_provider: ["cluster", "create", "orders", "--encryption", "aws"];
+    two_ways_to_prove_oneself:
+        ["encryption", "set", "--role-id", "5f3a0c9e8d7b6a5f4e3d2c1b", "--secret-file", "-"];
+    acknowledgement_without_unit: ["alert", "acknowledge", "5f3a0c9e8d7b6a5f4e3d2c1b", "--for", "8"];
+    unknown_alert_status: ["alert", "list", "--status", "loud"];
+}
+
+/// What is said before a server is asked, and when it does not answer.
+#[test]
+fn a_profile_is_used_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = empty();
+    let file = dir.path().join("config/keyward/credentials.toml");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let profile = "[default]\nurl = \"https://localhost:1/\"\npublic_key = \"abcdefgh\"\nprivate_key = \"k\"\n\
+                   project = \"5f3a0c9e8d7b6a5f4e3d2c1b\"\n";
+    fs::write(&file, profile).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    insta::assert_snapshot!("profiles_that_others_may_read", said(dir.path(), &["cluster", "list"]));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    for (name, arguments) in [
+        ("unknown_profile", &["cluster", "list", "--profile", "staging"][..]),
+        ("no_server", &["cluster", "list", "--json"]),
+        ("nothing_to_set", &["encryption", "set"]),
+        ("nothing_to_change", &["cluster", "update", "orders"]),
+        ("body_that_is_not_there", &["cluster", "create", "orders", "--file", "cluster.json"]),
+        ("nobody_to_ask", &["project", "delete", "5f3a0c9e8d7b6a5f4e3d2c1b"]),
+        ("nobody_to_ask_about_a_cluster", &["cluster", "delete", "orders"]),
+        ("token_of_no_organization", &["login", "--print-token"]),
+    ] {
+        insta::assert_snapshot!(name, said(dir.path(), arguments));
+    }
+    fs::write(&file, "[default]\nurl = \"https://localhost:1/\"\nprivate_key = oops\n").unwrap();
+    insta::assert_snapshot!("broken_profile", said(dir.path(), &["cluster", "list"]));
+    fs::write(&file, "[default]\nurl = \"https://localhost:1/\"\n").unwrap();
+    insta::assert_snapshot!("profile_of_nobody", said(dir.path(), &["cluster", "list"]));
+}
+
+#[test]
+fn a_server_configuration_with_several_mistakes_is_reported_at_once() {
+    let dir = empty();
+    let text = "data_dir = \"data\"\napi_listen = \"7443\"\ncolour = \"red\"\nstore_url = \"mysql://x\"\n";
+    fs::write(dir.path().join("server.toml"), text).unwrap();
+    insta::assert_snapshot!(said(dir.path(), &["server", "init", "--config", "server.toml"]));
 }
 
 const DEV_FILE: &str = r#"{"vault":{"url":"https://localhost:1","authority":"https://localhost:1",
@@ -141,7 +203,23 @@ fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let text = said(empty().path(), &["completions", shell]);
         assert!(text.contains("exit code 0"), "{text}");
-        for command in ["dev", "vault", "agent", "node", "rotate-master-key", "private-endpoint"] {
+        for command in [
+            "dev",
+            "vault",
+            "agent",
+            "node",
+            "rotate-master-key",
+            "private-endpoint",
+            "server",
+            "login",
+            "org",
+            "project",
+            "join-token",
+            "cluster",
+            "encryption",
+            "event",
+            "alert",
+        ] {
             assert!(text.contains(command), "{shell}: {command} is missing");
         }
     }

@@ -95,17 +95,40 @@ Examples:
 Examples:
   keyward node stop --node node-0")]
     Stop(Target),
-    /// Approve on this host what a change from elsewhere must not do alone
+    /// Join a server with the token it made: from then on it says which customer key the node uses
     #[command(after_help = "\
 Examples:
-  keyward node approve --node node-0")]
-    Approve(Target),
+  keyward node join --node node-0 --token kwj1.eyJ1cmwiOi…
+  keyward node join --socket /run/keyward/node-0/admin.sock --token - < token")]
+    Join {
+        /// The join token, good for one node within a day; `-` reads it from standard input, out of sight of `ps`
+        #[arg(long, value_name = "T")]
+        token: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Approve on this host what a change from elsewhere must not do alone; shows it and asks
+    #[command(after_help = "\
+Examples:
+  keyward node approve --node node-0
+  keyward node approve --node node-0 --yes
+  keyward node approve --node node-0 --list --json")]
+    Approve {
+        /// Approve what waits without being asked
+        #[arg(long, conflicts_with = "list")]
+        yes: bool,
+        /// Only show what waits
+        #[arg(long)]
+        list: bool,
+        #[command(flatten)]
+        target: Target,
+    },
     /// The node's keystore
     #[command(
         subcommand,
         after_help = "\
 Examples:
-  keyward node keystore export --node node-0 > node-0.keystore.json"
+  keyward node keystore export --node node-0 --out node-0.keystore.json"
     )]
     Keystore(KeystoreCommand),
 }
@@ -115,8 +138,15 @@ pub(crate) enum KeystoreCommand {
     /// Print the keystore: ciphertext, worth keeping beside the backups
     #[command(after_help = "\
 Examples:
+  keyward node keystore export --node node-0 --out node-0.keystore.json
   keyward node keystore export --node node-0 > node-0.keystore.json")]
-    Export(Target),
+    Export {
+        /// A new file for it, readable by its owner alone; without it, stdout
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 /// Which node, and how to answer.

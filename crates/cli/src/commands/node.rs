@@ -1,12 +1,15 @@
 //! `keyward node …`: asks the agent of a node on this host.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use keyward_agent::admin::client::{AdminClient, ClientError};
 use keyward_agent::admin::{ExportedKeystore, Request};
 use keyward_agent::preflight::{self, Level};
 use keyward_agent::prove::{Proof, ProofVerdict};
-use keyward_model::{NodeStatus, Timestamp};
+use keyward_model::{NodeStatus, Timestamp, sync::HeldBack};
 use serde_json::Value;
 
 use crate::args::node::{KeystoreCommand, NodeCommand, Target};
@@ -14,6 +17,7 @@ use crate::dev::home::DevFile;
 use crate::failure::Failure;
 use crate::output::{Output, print};
 use crate::progress::StepBar;
+use crate::prompt::confirm;
 use crate::render;
 
 pub(crate) async fn run(command: NodeCommand) -> Result<(), Failure> {
@@ -31,8 +35,11 @@ pub(crate) async fn run(command: NodeCommand) -> Result<(), Failure> {
         }
         NodeCommand::Start(target) => ask(&target, &Request::Start, status_text).await,
         NodeCommand::Stop(target) => ask(&target, &Request::Stop, status_text).await,
-        NodeCommand::Approve(target) => ask(&target, &Request::Approve, status_text).await,
-        NodeCommand::Keystore(KeystoreCommand::Export(target)) => export(&target).await,
+        NodeCommand::Join { token, target } => join(token, &target).await,
+        NodeCommand::Approve { yes, list, target } => approve(&target, yes, list).await,
+        NodeCommand::Keystore(KeystoreCommand::Export { out, target }) => {
+            export(&target, out.as_deref()).await
+        }
     }
 }
 
@@ -84,6 +91,55 @@ async fn send(target: &Target, request: &Request) -> Result<Value, Failure> {
         .map_err(|e| failure(&e, &name))
 }
 
+async fn join(token: String, target: &Target) -> Result<(), Failure> {
+    let token = match token.as_str() {
+        "-" => {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).map_err(|e| {
+                Failure::new("no token could be read from standard input", "give it as one line").because(&e)
+            })?;
+            line.trim().to_owned()
+        }
+        _ => token,
+    };
+    ask(target, &Request::Join { token }, render::fields).await
+}
+
+/// Shows what waits for this host's approval and approves exactly that.
+async fn approve(target: &Target, yes: bool, list: bool) -> Result<(), Failure> {
+    let (name, socket) = find(target)?;
+    let client = connect(&name, &socket).await?;
+    let waiting = client.approvals().await.map_err(|e| failure(&e, &name))?;
+    if list {
+        return Output { json: target.json }.data(&waiting, |waiting| approvals_text(waiting));
+    }
+    let names: Vec<String> = waiting.iter().filter_map(|held| held.approval.clone()).collect();
+    if !names.is_empty() {
+        confirm(&format!("{}Approve?", approvals_text(&waiting)), yes)?;
+    }
+    let request = Request::Approve { approvals: Some(names) };
+    let status = client.run(&request, |_| {}).await.map_err(|e| failure(&e, &name))?;
+    let nothing = waiting.is_empty();
+    Output { json: target.json }.data(&status, |status| {
+        let said = if nothing { "nothing waits for approval\n" } else { "approved\n" };
+        format!("{said}{}", status_text(status))
+    })
+}
+
+fn approvals_text(waiting: &[HeldBack]) -> String {
+    if waiting.is_empty() {
+        return "nothing waits for approval\n".to_owned();
+    }
+    let one = |held: &HeldBack| {
+        let name = held.approval.as_deref().unwrap_or_default();
+        format!(
+            "{}\n  why it waits: {}\n  in the node's file: approve = [\"{name}\"]\n",
+            held.what, held.reason
+        )
+    };
+    waiting.iter().map(one).collect()
+}
+
 /// Fails when the proof is none, after showing what was seen.
 async fn prove(target: &Target) -> Result<(), Failure> {
     let result = send(target, &Request::Prove).await?;
@@ -102,8 +158,8 @@ async fn prove(target: &Target) -> Result<(), Failure> {
     }
 }
 
-/// Prints the keystore's exact bytes: they are what its MAC covers.
-async fn export(target: &Target) -> Result<(), Failure> {
+/// Gives the keystore's exact bytes: they are what its MAC covers.
+async fn export(target: &Target, out: Option<&Path>) -> Result<(), Failure> {
     let result = send(target, &Request::KeystoreExport).await?;
     if target.json {
         return Output { json: true }.data(&result, |_| String::new());
@@ -112,7 +168,27 @@ async fn export(target: &Target) -> Result<(), Failure> {
     let bytes = data_encoding::BASE64
         .decode(exported.keystore_base64.as_bytes())
         .map_err(|e| unreadable().because(&e))?;
-    print(&String::from_utf8(bytes).map_err(|e| unreadable().because(&e))?)
+    match out {
+        None => print(&String::from_utf8(bytes).map_err(|e| unreadable().because(&e))?),
+        Some(file) => {
+            write_new(file, &bytes)?;
+            print(&format!("wrote generation {} to {}\n", exported.generation, file.display()))
+        }
+    }
+}
+
+/// Writes a file that is not there yet, for its owner alone; on stable storage when it returns.
+fn write_new(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    opened.and_then(|mut opened| opened.write_all(bytes).and_then(|()| opened.sync_all())).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                "name a file that is not there yet: an export is never overwritten"
+            }
+            _ => "check the folder, its owner and the space on the disk",
+        };
+        Failure::new(format!("{} could not be written", file.display()), hint).because(&error)
+    })
 }
 
 fn unreadable() -> Failure {

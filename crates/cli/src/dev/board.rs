@@ -97,8 +97,8 @@ impl Theme {
 
 /// Draws everything; `events` newest last.
 pub(crate) fn draw(frame: &mut Frame<'_>, view: &View, events: &[Event], theme: Theme) {
-    const TOP: u16 = 5;
-    const LEAST_EVENTS: u16 = 5;
+    const TOP: u16 = 6;
+    const LEAST_EVENTS: u16 = 4;
     let area = frame.area();
     let count = u16::try_from(view.nodes.len()).unwrap_or(u16::MAX).max(1);
     // Three lines per node where they fit, else two, else one.
@@ -142,6 +142,26 @@ fn draw_vault(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) {
         format!("{} {}", view.key.name, view.key.version),
         theme,
     );
+    let server = row(
+        "server",
+        match (view.server.up, view.server.alerts.as_slice()) {
+            (true, []) => theme.good(),
+            (true, [_, ..]) => theme.bad(),
+            (false, _) => theme.odd(),
+        },
+        match (view.server.up, view.server.alerts.len()) {
+            (false, _) => "no answer".to_owned(),
+            (true, 0) => "up".to_owned(),
+            (true, 1) => "1 alert".to_owned(),
+            (true, count) => format!("{count} alerts"),
+        }
+        .as_str(),
+        match &view.server.cluster {
+            Some(state) => format!("{} · cluster {} {state}", view.server.url, super::server::CLUSTER),
+            None => view.server.url.clone(),
+        },
+        theme,
+    );
     let windows = view.windows;
     let probes = Line::from(vec![
         Span::styled(format!(" {:<14}", "probes"), theme.quiet()),
@@ -149,7 +169,7 @@ fn draw_vault(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) {
         format!("revoked after {} s, denials {} s ", windows.strong_s, windows.denial_s).into(),
         Span::styled("(short: for trials)", theme.quiet()),
     ]);
-    frame.render_widget(Paragraph::new(vec![vault, key, probes]).block(block), area);
+    frame.render_widget(Paragraph::new(vec![vault, key, server, probes]).block(block), area);
 }
 
 fn row(name: &str, dot: Style, word: &str, rest: String, theme: Theme) -> Line<'static> {

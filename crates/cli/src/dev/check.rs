@@ -1,6 +1,7 @@
 //! `keyward dev --check`, the tour: every promise of keyward shown and checked on real processes, in a fresh folder
 //! of its own. One line per step; the first step that fails ends it.
 
+mod control_plane;
 mod documents;
 mod outage;
 mod plaintext;
@@ -13,13 +14,14 @@ mod three_keys;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyward_model::{NodeState, NodeStatus, Verdict};
+use keyward_model::{KeyIdentifier, NodeState, NodeStatus, Verdict};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
 use super::home::Home;
 use super::replica_set;
+use super::server;
 use super::site::{Node, NodeKind, NodePlan, Plan, Site};
 use super::view::{SHORT, What};
 use crate::args::dev::DevArguments;
@@ -60,7 +62,7 @@ pub(crate) async fn run(
     };
     // The steps themselves say what happens.
     let mut tell = |_: What| {};
-    let begun = report.begin("a vault, with a customer key in it");
+    let begun = report.begin("a vault with a customer key, a server that has checked and stored it");
     let opened = tokio::select! {
         opened = Site::open(plan, &mut tell) => opened,
         () = shutdown.cancelled() => Err(interrupted()),
@@ -74,7 +76,8 @@ pub(crate) async fn run(
     };
     report.passed(begun, &site.customer_key.to_string())?;
 
-    let mut tour = Tour { site, report, ledger: Ledger::default(), work: fresh.path().to_owned() };
+    let mut tour =
+        Tour { site, report, ledger: Ledger::default(), work: fresh.path().to_owned(), former: None };
     let walked = tokio::select! {
         walked = tour.walk() => walked,
         () = shutdown.cancelled() => Err(interrupted()),
@@ -117,6 +120,8 @@ struct Tour {
     ledger: Ledger,
     /// The tour's own folder.
     work: PathBuf,
+    /// The customer key of before its rotation.
+    former: Option<KeyIdentifier>,
 }
 
 impl Tour {
@@ -128,7 +133,9 @@ impl Tour {
         self.three_keys().await?;
         self.rotate_master_keys().await?;
         self.rotate_customer_key().await?;
+        self.refuse_to_remove_key().await?;
         self.kill_an_agent().await?;
+        self.kill_the_server().await?;
         self.outage().await?;
         self.heal().await?;
         self.take_key_away().await?;
@@ -138,12 +145,13 @@ impl Tour {
 
     async fn start_nodes(&mut self) -> Result<(), Failure> {
         let names: Vec<String> = self.site.members().map(|node| node.name.clone()).collect();
-        let title = format!("{} nodes start, encrypted under the customer key", names.len());
+        let title = format!("{} nodes join the server and become an encrypted cluster", names.len());
         let begun = self.report.begin(&title);
         let work = async {
             for name in &names {
                 self.site.start_agent(name).await?;
             }
+            self.site.enlist().await?;
             let mut engine = String::new();
             for node in self.site.members() {
                 let status = node.wait("running", START, is_up).await?;
@@ -155,7 +163,8 @@ impl Tour {
                     return Err(Failure::new(text, "read the logs of mongod"));
                 }
             }
-            Ok(engine)
+            self.site.server.cluster_idle(START).await?;
+            Ok(format!("cluster {} is IDLE; {engine}", server::CLUSTER))
         };
         let done = work.await;
         self.report.end(begun, done)

@@ -5,6 +5,7 @@
 //! DIR/processes.json      what was started, so that a later start finds it
 //! DIR/dev.lock            held while `keyward dev` runs
 //! DIR/vault/              the vault's state, vault.json, vault.log
+//! DIR/server/             server.toml, first-key.json, server.log, data/
 //! DIR/secantusdb/         the database installed from PyPI
 //! DIR/nodes/NAME/         agent.toml, agent.log, engine.log, data/, state/
 //! ```
@@ -53,6 +54,10 @@ impl Home {
 
     pub(crate) fn vault_dir(&self) -> PathBuf {
         self.dir.join("vault")
+    }
+
+    pub(crate) fn server_dir(&self) -> PathBuf {
+        self.dir.join("server")
     }
 
     pub(crate) fn dev_file(&self) -> PathBuf {
@@ -121,6 +126,21 @@ pub(crate) struct Lock {
 pub(crate) struct DevFile {
     pub(crate) vault: DevVault,
     pub(crate) nodes: Vec<DevNode>,
+    /// Missing until the server has been made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<DevServer>,
+}
+
+/// The server, and the key of its organization's owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DevServer {
+    pub(crate) url: String,
+    pub(crate) ca_file: PathBuf,
+    pub(crate) public_key: String,
+    pub(crate) private_key: String,
+    pub(crate) org_id: String,
+    pub(crate) project_id: String,
 }
 
 /// The vault and how the nodes come in.
@@ -257,13 +277,22 @@ mod tests {
                 db_path: "/n/data".into(),
                 socket: "/n/admin.sock".into(),
             }],
+            server: Some(DevServer {
+                url: "https://localhost:2/".into(),
+                ca_file: "/s/ca.pem".into(),
+                public_key: "abcdefgh".into(),
+                private_key: "p".into(),
+                org_id: "o".into(),
+                project_id: "p".into(),
+            }),
         };
         file.write(&path).unwrap();
         assert_eq!(DevFile::read(&path).unwrap(), Some(file));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        assert_eq!(keys(&json), ["vault", "nodes"]);
+        assert_eq!(keys(&json), ["vault", "nodes", "server"]);
+        assert_eq!(keys(&json["server"]), ["url", "caFile", "publicKey", "privateKey", "orgId", "projectId"]);
         assert_eq!(
             keys(&json["vault"]),
             ["url", "authority", "armUrl", "caFile", "tenantId", "clientId", "clientSecret", "keyIdentifier"]

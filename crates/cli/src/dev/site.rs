@@ -1,8 +1,9 @@
-//! A vault and nodes on this machine, as real processes of this same binary: brings them up, takes up what an
-//! earlier run left behind, and stops all of it.
+//! A vault, a server and nodes on this machine, as real processes of this same binary: brings them up, takes up what
+//! an earlier run left behind, and stops all of it.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::database::{self, Database};
 use super::home::{DevFile, DevNode, DevVault, Home, Lock, write_file};
 use super::process::{ProcessRecord, Processes};
+use super::server::{self, SERVER, Server};
 use super::view::{SHORT, What, Windows};
 use crate::args::dev::EngineChoice;
 use crate::failure::Failure;
@@ -53,7 +55,7 @@ pub(crate) struct NodePlan {
 /// What a node is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NodeKind {
-    /// A member of the cluster.
+    /// A member of the demo cluster; it gets its customer key from the server.
     Member,
     /// Stands alone and waits for `keyward node restore`.
     Restore,
@@ -64,7 +66,7 @@ pub(crate) enum NodeKind {
 /// How far [`Site::start`] tells what it does.
 pub(crate) type Tell<'a> = &'a mut (dyn FnMut(What) + Send);
 
-/// Vault and nodes in one folder, which this process holds.
+/// Vault, server and nodes in one folder, which this process holds.
 pub(crate) struct Site {
     home: Home,
     _lock: Lock,
@@ -75,6 +77,7 @@ pub(crate) struct Site {
     pub(crate) vault: VaultDescription,
     pub(crate) admin: VaultAdmin,
     pub(crate) customer_key: KeyIdentifier,
+    pub(crate) server: Arc<Server>,
     pub(crate) nodes: Vec<Node>,
 }
 
@@ -150,7 +153,8 @@ impl Node {
 
 impl Site {
     /// Takes the folder, stops what an earlier run left (databases run on; their new agents find them), starts the
-    /// vault, makes the customer key where there is none, and writes every configuration. Starts no node.
+    /// vault, makes the customer key where there is none, starts the server, sets the key on its project, and writes
+    /// every configuration. Starts no node.
     pub(crate) async fn open(plan: Plan, tell: Tell<'_>) -> Result<Self, Failure> {
         let lock = plan.home.lock()?;
         let encryptor = database::encryptor()?;
@@ -168,12 +172,15 @@ impl Site {
         let opened = async {
             let admin = VaultAdmin::of(&vault).map_err(|e| crate::commands::vault::failure(&e))?;
             let customer_key = customer_key(&admin, &vault.client_id).await?;
+            let server = Arc::new(server::start(&plan.home, &program, &mut processes, &vault).await?);
+            server.set_customer_key(&vault, &customer_key).await?;
             let nodes = place(&plan.home, &plan.nodes, earlier.as_ref())?;
-            Ok::<_, Failure>((admin, customer_key, nodes))
+            Ok::<_, Failure>((admin, customer_key, server, nodes))
         };
-        let (admin, customer_key, nodes) = match opened.await {
+        let (admin, customer_key, server, nodes) = match opened.await {
             Ok(parts) => parts,
             Err(failure) => {
+                stop_process(&mut processes, SERVER).await;
                 stop_process(&mut processes, VAULT).await;
                 return Err(failure);
             }
@@ -188,6 +195,7 @@ impl Site {
             vault,
             admin,
             customer_key,
+            server,
             nodes,
         };
         site.write_files()?;
@@ -249,25 +257,38 @@ impl Site {
         Ok(())
     }
 
-    /// The process of the vault, or of a node's agent.
+    /// Starts the server again, at the address it had.
+    pub(crate) async fn start_server(&mut self) -> Result<(), Failure> {
+        let server = server::start(&self.home, &self.program, &mut self.processes, &self.vault).await?;
+        self.server = Arc::new(server);
+        Ok(())
+    }
+
+    /// Lets every member join the server and makes the cluster of them, where that has not been done.
+    pub(crate) async fn enlist(&self) -> Result<(), Failure> {
+        for node in self.members() {
+            self.server.join(node).await?;
+        }
+        self.server.make_cluster(self.members().count()).await
+    }
+
+    /// The process of the vault, of the server, or of a node's agent.
     pub(crate) fn process(&mut self, name: &str) -> Option<ProcessRecord> {
         self.processes.find(name)
     }
 
-    /// Asks a node's agent, or the vault, to end. A node's database runs on.
+    /// Asks a node's agent, the server or the vault to end. A node's database runs on.
     pub(crate) async fn stop_process(&mut self, name: &str) {
         stop_process(&mut self.processes, name).await;
     }
 
-    /// Stops every database, every agent and the vault. Returns what could not be stopped cleanly.
+    /// Stops every database, every agent, the server and the vault. Returns what could not be stopped cleanly.
     pub(crate) async fn stop(&mut self) -> Vec<Failure> {
         let mut troubles = Vec::new();
         let asked = join_all(self.nodes.iter().map(stop_node)).await;
         troubles.extend(asked.into_iter().flatten());
         let running = self.processes.all();
-        let (vault, agents): (Vec<_>, Vec<_>) = running.into_iter().partition(|record| record.name == VAULT);
-        join_all(agents.iter().map(|agent| agent.stop(AGENT_STOP))).await;
-        join_all(vault.iter().map(|vault| vault.stop(AGENT_STOP))).await;
+        stop_in_order(&running).await;
         troubles.extend(self.processes.save().err());
         troubles
     }
@@ -317,6 +338,7 @@ impl Site {
                     socket: node.socket.clone(),
                 })
                 .collect(),
+            server: Some(self.server.described.clone()),
         }
     }
 
@@ -335,7 +357,11 @@ impl Site {
             name: node.name.clone(),
             data_path: node.data_path.clone(),
             state_dir: self.home.state_dir(&node.name),
-            initial: if node.kind == NodeKind::Restore { "restore" } else { "new" },
+            initial: match node.kind {
+                NodeKind::Member => "server",
+                NodeKind::Restore => "restore",
+                NodeKind::WiredTiger { .. } => "new",
+            },
             encryptor: self.encryptor.clone(),
             engine: EngineSection {
                 kind,
@@ -349,16 +375,19 @@ impl Site {
                 accept_plaintext_in_swap: true,
             },
             customer_key: CustomerKeySection {
-                key_identifier: self.customer_key.to_string(),
                 tenant_id: vault.tenant_id.clone(),
-                client_id: vault.client_id.clone(),
-                client_secret_file,
+                own: (node.kind != NodeKind::Member).then(|| OwnKey {
+                    key_identifier: self.customer_key.to_string(),
+                    client_id: vault.client_id.clone(),
+                    client_secret_file,
+                    subscription_id: vault.subscription_id.clone(),
+                    resource_group: vault.resource_group.clone(),
+                }),
                 cloud: "CUSTOM",
                 authority: vault.authority.clone(),
                 arm_url: vault.arm_url.clone(),
                 ca_file: vault.ca_file.clone(),
-                subscription_id: vault.subscription_id.clone(),
-                resource_group: vault.resource_group.clone(),
+                vault_hosts: vec![self.customer_key.vault_host().to_owned()],
                 call_timeout_s: 3,
             },
             verdict: SHORT.into(),
@@ -403,17 +432,25 @@ struct EngineSection {
 
 #[derive(Debug, Serialize)]
 struct CustomerKeySection {
-    key_identifier: String,
     tenant_id: String,
-    client_id: String,
-    client_secret_file: PathBuf,
+    #[serde(flatten)]
+    own: Option<OwnKey>,
     cloud: &'static str,
     authority: String,
     arm_url: String,
     ca_file: PathBuf,
+    vault_hosts: Vec<String>,
+    call_timeout_s: u64,
+}
+
+/// What a node without a server needs to know; a member of the cluster is told by the server.
+#[derive(Debug, Serialize)]
+struct OwnKey {
+    key_identifier: String,
+    client_id: String,
+    client_secret_file: PathBuf,
     subscription_id: String,
     resource_group: String,
-    call_timeout_s: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -455,9 +492,18 @@ async fn take_up(processes: &mut Processes, earlier: Option<&DevFile>, wanted: &
             }
         }
     }
-    let (vault, agents): (Vec<_>, Vec<_>) = left.iter().partition(|record| record.name == VAULT);
+    stop_in_order(&left).await;
+}
+
+/// Agents first, then the server that they report to, then the vault that all of them ask.
+async fn stop_in_order(running: &[ProcessRecord]) {
+    let (others, agents): (Vec<_>, Vec<_>) =
+        running.iter().partition(|record| [VAULT, SERVER].contains(&record.name.as_str()));
     join_all(agents.iter().map(|record| record.stop(AGENT_STOP))).await;
-    join_all(vault.iter().map(|record| record.stop(AGENT_STOP))).await;
+    for name in [SERVER, VAULT] {
+        join_all(others.iter().filter(|record| record.name == name).map(|record| record.stop(AGENT_STOP)))
+            .await;
+    }
 }
 
 async fn start_vault(
@@ -490,7 +536,7 @@ async fn start_vault(
     }
 }
 
-async fn stop_process(processes: &mut Processes, name: &str) {
+pub(crate) async fn stop_process(processes: &mut Processes, name: &str) {
     if let Some(record) = processes.find(name) {
         record.stop(AGENT_STOP).await;
     }
@@ -512,7 +558,7 @@ async fn stop_node(node: &Node) -> Option<Failure> {
 }
 
 /// A process that ended instead of coming up; its last words are in its log.
-fn ended(what: &str, log: &std::path::Path) -> Failure {
+pub(crate) fn ended(what: &str, log: &std::path::Path) -> Failure {
     const SHOWN: usize = 8;
     let mut failure =
         Failure::new(format!("{what} ended instead of starting"), format!("read {}", log.display()));

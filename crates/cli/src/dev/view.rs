@@ -15,6 +15,7 @@ pub(crate) struct View {
     pub(crate) engine: &'static str,
     pub(crate) vault: VaultView,
     pub(crate) key: KeyView,
+    pub(crate) server: ServerView,
     pub(crate) windows: Windows,
     pub(crate) nodes: Vec<NodeView>,
 }
@@ -36,6 +37,29 @@ pub(crate) struct KeyView {
     /// Its newest version.
     pub(crate) version: String,
     pub(crate) state: KeyState,
+}
+
+/// The server, and what it shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ServerView {
+    pub(crate) url: String,
+    /// Whether its API answers.
+    pub(crate) up: bool,
+    /// The demo cluster's state (`IDLE`, …); `None` while there is none.
+    pub(crate) cluster: Option<String>,
+    /// Open alerts by their types.
+    pub(crate) alerts: Vec<String>,
+    /// The newest events of its audit log, oldest first.
+    pub(crate) audit: Vec<Audit>,
+}
+
+/// One event of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Audit {
+    pub(crate) id: String,
+    pub(crate) event_type: String,
+    /// Who did it.
+    pub(crate) by: String,
 }
 
 /// What the vault says of the customer key.
@@ -107,6 +131,14 @@ pub(crate) enum What {
     Faults { faults: Vec<String> },
     /// The customer key changed.
     CustomerKey { name: String, version: String, state: &'static str },
+    /// The server answers, or no longer.
+    Server { url: String, up: bool },
+    /// The demo cluster came into another state.
+    Cluster { name: &'static str, state: String },
+    /// An alert was opened, or is over.
+    Alert { alert: String, open: bool },
+    /// The audit log has another event.
+    Audit { event_type: String, by: String },
     /// A node came into another state.
     State { node: String, state: NodeState, verdict: Verdict, reason: String },
     /// A node's verdict changed and its state did not.
@@ -142,6 +174,15 @@ impl Event {
                 let style = if *state == "enabled" { GREEN } else { RED };
                 ("vault", format!("{name} {} is {state}", short(version)), style)
             }
+            What::Server { up: true, url } => ("server", format!("answers at {url}"), GREEN),
+            What::Server { up: false, .. } => ("server", "does not answer; nodes run on".into(), YELLOW),
+            What::Cluster { name, state } => {
+                let style = if state == "IDLE" { GREEN } else { YELLOW };
+                ("server", format!("cluster {name} is {state}"), style)
+            }
+            What::Alert { alert, open: true } => ("server", format!("alert: {alert}"), RED),
+            What::Alert { alert, open: false } => ("server", format!("alert is over: {alert}"), GREEN),
+            What::Audit { event_type, by } => ("audit", format!("{event_type} by {by}"), GREEN),
             What::State { node, state, reason, .. } => {
                 (node, format!("{state}: {reason}"), crate::render::state_style(*state))
             }
@@ -183,11 +224,34 @@ pub(crate) fn changes(before: Option<&View>, after: &View) -> Vec<Event> {
             state: after.key.state.word(),
         });
     }
+    server_changes(before.map(|b| &b.server), &after.server, &mut what);
     for node in &after.nodes {
         let earlier = before.and_then(|b| b.nodes.iter().find(|n| n.name == node.name));
         node_changes(earlier.and_then(|n| n.status.as_ref()), node, &mut what);
     }
     what.into_iter().map(|what| Event { at: after.now, what }).collect()
+}
+
+fn server_changes(before: Option<&ServerView>, now: &ServerView, what: &mut Vec<What>) {
+    if before.is_none_or(|b| b.up != now.up) {
+        what.push(What::Server { url: now.url.clone(), up: now.up });
+    }
+    if !now.up {
+        return;
+    }
+    let seen = |id: &str| before.is_some_and(|b| b.audit.iter().any(|event| event.id == id));
+    // What happened before the first look is history.
+    for event in now.audit.iter().filter(|event| before.is_some() && !seen(&event.id)) {
+        what.push(What::Audit { event_type: event.event_type.clone(), by: event.by.clone() });
+    }
+    let known = before.and_then(|b| b.cluster.as_ref());
+    if let Some(state) = now.cluster.as_ref().filter(|state| known != Some(*state)) {
+        what.push(What::Cluster { name: super::server::CLUSTER, state: state.clone() });
+    }
+    let alerts_before = before.map(|b| b.alerts.as_slice()).unwrap_or_default();
+    let opened = now.alerts.iter().filter(|alert| !alerts_before.contains(alert)).map(|alert| (alert, true));
+    let over = alerts_before.iter().filter(|alert| !now.alerts.contains(alert)).map(|alert| (alert, false));
+    what.extend(opened.chain(over).map(|(alert, open)| What::Alert { alert: alert.clone(), open }));
 }
 
 fn node_changes(before: Option<&NodeStatus>, node: &NodeView, what: &mut Vec<What>) {
@@ -236,6 +300,21 @@ pub(crate) mod samples {
                 name: "customer-key".into(),
                 version: status::key_identifier().version().into(),
                 state,
+            },
+            server: ServerView {
+                url: "https://localhost:40124/".into(),
+                up: true,
+                cluster: Some("IDLE".into()),
+                alerts: if state == KeyState::Disabled {
+                    vec!["AZURE_ENCRYPTION_KEY_INVALID".into()]
+                } else {
+                    Vec::new()
+                },
+                audit: vec![Audit {
+                    id: "1".into(),
+                    event_type: "CLUSTER_CREATED".into(),
+                    by: "abcdefgh".into(),
+                }],
             },
             windows: SHORT,
             nodes: ["node-0", "node-1", "node-2"]
@@ -298,6 +377,23 @@ mod tests {
         after.nodes[2].status = None;
         after.vault.faults = vec!["throttle".into()];
         insta::assert_snapshot!(lines(Some(&before), &after));
+    }
+
+    #[test]
+    fn what_the_server_shows() {
+        let before = samples::running();
+        let mut after = before.clone();
+        after.server.cluster = Some("UPDATING".into());
+        after.server.audit.push(Audit {
+            id: "2".into(),
+            event_type: "ENCRYPTION_AT_REST_CONFIGURATION_UPDATED".into(),
+            by: "abcdefgh".into(),
+        });
+        insta::assert_snapshot!(lines(Some(&before), &after));
+        // A server that is away and comes back repeats nothing.
+        let mut away = after.clone();
+        away.server.up = false;
+        insta::assert_snapshot!([lines(Some(&after), &away), lines(Some(&away), &after)].concat());
     }
 
     #[test]

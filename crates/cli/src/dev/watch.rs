@@ -1,20 +1,26 @@
-//! Looks at vault and nodes, and does what the board's keys ask for.
+//! Looks at vault, server and nodes, and does what the board's keys ask for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use keyward_agent::admin::Request;
 use keyward_model::Timestamp;
 use keyward_vault::client::VaultAdmin;
 use keyward_vault::fault::FaultKind;
+use serde_json::Value;
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
 use super::board::Action;
+use super::server::Server;
 use super::site::{CUSTOMER_KEY, Node, Site, now};
-use super::view::{KeyState, KeyView, NodeView, SHORT, VaultView, View, What};
+use super::view::{Audit, KeyState, KeyView, NodeView, SHORT, ServerView, VaultView, View, What};
+use crate::api::answer::text;
 use crate::failure::Failure;
 
+/// Events of the audit log looked at each time.
+const AUDIT: usize = 20;
 /// How long the board's outage lasts, in seconds.
 const OUTAGE_S: u32 = 30;
 
@@ -26,6 +32,8 @@ pub(crate) struct Watcher {
     url: String,
     admin: VaultAdmin,
     key_version: String,
+    server: Arc<Server>,
+    server_seen: Arc<Mutex<ServerView>>,
     nodes: Vec<Node>,
 }
 
@@ -37,6 +45,11 @@ impl Watcher {
             url: site.vault.url.clone(),
             admin: site.admin.clone(),
             key_version: site.customer_key.version().to_owned(),
+            server: site.server.clone(),
+            server_seen: Arc::new(Mutex::new(ServerView {
+                url: site.server.described.url.clone(),
+                ..ServerView::default()
+            })),
             nodes: site.nodes.clone(),
         }
     }
@@ -46,13 +59,14 @@ impl Watcher {
         let nodes = join_all(self.nodes.iter().map(|node| async {
             NodeView { name: node.name.clone(), uri: node.address(), status: node.status().await }
         }));
-        let ((vault, key), nodes) = tokio::join!(self.look_at_vault(), nodes);
+        let ((vault, key), server, nodes) = tokio::join!(self.look_at_vault(), self.look_at_server(), nodes);
         View {
             now: now(),
             started_at: self.started_at,
             engine: self.engine,
             vault,
             key,
+            server,
             windows: SHORT,
             nodes,
         }
@@ -88,6 +102,25 @@ impl Watcher {
         (vault, key.unwrap_or_else(unknown))
     }
 
+    /// What the server shows; while it does not answer, what it showed last.
+    async fn look_at_server(&self) -> ServerView {
+        let ask = async {
+            let clusters = self.server.clusters().await?;
+            Ok::<_, Failure>((clusters, self.server.alerts().await?, self.server.events(AUDIT).await?))
+        };
+        let mut seen = self.server_seen.lock().await;
+        match timeout(Duration::from_secs(2), ask).await {
+            Ok(Ok((clusters, alerts, events))) => {
+                seen.up = true;
+                seen.cluster = clusters.first().map(|cluster| text(cluster, "/stateName").to_owned());
+                seen.alerts = alerts.iter().map(|alert| text(alert, "/eventTypeName").to_owned()).collect();
+                seen.audit = events.iter().rev().map(audit).collect();
+            }
+            Ok(Err(_)) | Err(_) => seen.up = false,
+        }
+        seen.clone()
+    }
+
     /// Does what a key asks for, in the background; says what came of it.
     pub(crate) fn act(&self, action: Action, told: UnboundedSender<What>) {
         let watcher = self.clone();
@@ -118,7 +151,7 @@ impl Watcher {
                 Ok(Some(format!("the vault refuses connections for {OUTAGE_S} s; nothing will stop")))
             }
             Action::RotateMasterKeys => {
-                self.ask_all(&Request::RotateMasterKey).await?;
+                self.server.rotate_master_keys().await?;
                 Ok(None)
             }
             Action::NewKeyVersion => {
@@ -127,17 +160,16 @@ impl Watcher {
                     Failure::new("the vault names its key in an unknown way", "report it as a bug")
                         .because(&e)
                 })?;
-                self.ask_all(&Request::Rewrap { key_identifier: identifier }).await?;
+                // As a project's owner rotates: the server tells the nodes.
+                self.server.rotate_to(&identifier).await?;
                 Ok(None)
             }
             Action::Quit => Ok(None),
         }
     }
+}
 
-    async fn ask_all(&self, request: &Request) -> Result<(), Failure> {
-        join_all(self.nodes.iter().map(|node| node.ask(request)))
-            .await
-            .into_iter()
-            .try_for_each(|r| r.map(|_| ()))
-    }
+fn audit(event: &Value) -> Audit {
+    let by = crate::commands::event::actor(event);
+    Audit { id: text(event, "/id").into(), event_type: text(event, "/type").into(), by: by.into() }
 }

@@ -73,6 +73,7 @@ impl Tour {
         ensure(refused.exit == UNAVAILABLE, || {
             format!("starting without the vault ends with exit code {}: {}", refused.exit, refused.message)
         })?;
+        self.refused_while_down().await?;
         while begun.elapsed() < length {
             sleep(Duration::from_millis(500)).await;
             for (node, pid_before) in running.iter().zip(&pids) {
@@ -94,7 +95,28 @@ impl Tour {
             writer.goes_on().await?;
         }
         let written = stop_all(writers).await?;
-        Ok(format!("{written} documents by now, none lost; {}, restarted, waits for the key", waiting.name))
+        Ok(format!(
+            "{written} documents by now, none lost; {}, restarted, waits; a change of the key: 503, nothing stored",
+            waiting.name
+        ))
+    }
+
+    /// A change of the key cannot be checked now: it is refused as an outage, and nothing is stored.
+    async fn refused_while_down(&self) -> Result<(), Failure> {
+        let (server, former) = (&self.site.server, self.former.as_ref());
+        let former = former.ok_or_else(|| broken("the customer key was never rotated"))?;
+        let before = server.encryption().await?;
+        let Err(failure) = server.rotate_to(former).await else {
+            return Err(broken("a key was stored that nobody could check"));
+        };
+        ensure(
+            failure.exit == UNAVAILABLE && failure.causes.iter().any(|c| c.ends_with("(status 503)")),
+            || format!("a change during the outage is refused with {failure:?}"),
+        )?;
+        let after = server.encryption().await?;
+        ensure(before["azureKeyVault"]["keyIdentifier"] == after["azureKeyVault"]["keyIdentifier"], || {
+            format!("a refused change was stored: {after}")
+        })
     }
 
     /// The vault is back; nobody has to do anything.

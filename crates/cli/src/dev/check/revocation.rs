@@ -50,7 +50,10 @@ impl Tour {
         let took = super::seconds(taken);
         let first = self.site.members().next().cloned().ok_or_else(|| broken("there is no node"))?;
         refused_at_start(&first).await?;
-        Ok(format!("after {took:.1} s: \"{reason}\"; a start is refused (exit code {REVOKED})"))
+        let alert = self.server_shows_revocation().await?;
+        Ok(format!(
+            "after {took:.1} s: \"{reason}\"; a start is refused (exit code {REVOKED}); alert {alert}"
+        ))
     }
 
     pub(super) async fn give_key_back(&mut self) -> Result<(), Failure> {
@@ -65,7 +68,8 @@ impl Tour {
         for node in self.site.members() {
             node.wait("running", START, is_up).await?;
         }
-        self.verify_all().await.map(|count| format!("{count} documents intact"))
+        self.alerts_are_over().await?;
+        self.verify_all().await.map(|count| format!("{count} documents intact; the alert is over"))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use keyward_agent::admin::Request;
-use keyward_model::KeyIdentifier;
+use keyward_model::{KeyIdentifier, NodeStatus};
 use keyward_vault::admin::KeySettings;
 use tokio::time::sleep;
 
+use super::control_plane::held_back;
 use super::documents::{Writer, stop_all};
 use super::{START, Tour, broken, ensure, is_up};
+use crate::api::answer::text;
 use crate::commands::vault::failure;
 use crate::dev::site::CUSTOMER_KEY;
 use crate::dev::view::SHORT;
@@ -16,17 +17,19 @@ use crate::failure::Failure;
 
 impl Tour {
     pub(super) async fn rotate_master_keys(&mut self) -> Result<(), Failure> {
-        let begun = self.report.begin("master keys rotate while clients write; nobody notices");
+        let begun = self.report.begin("master keys rotate one node at a time while clients write");
         let work = async {
             let (writers, pids) = (self.start_writers().await?, self.pids().await?);
+            let mut before = Vec::new();
             for node in self.site.members() {
-                let before = node.wait("running", START, is_up).await?.master_key;
-                node.ask(&Request::RotateMasterKey).await?;
-                let after = node.wait("running", START, is_up).await?.master_key;
-                ensure(before.is_some() && after.is_some() && before != after, || {
-                    format!("{} still has the master key {before:?}", node.name)
-                })?;
+                before.push(node.wait("running", START, is_up).await?.master_key);
             }
+            self.site.server.rotate_master_keys().await?;
+            for (node, before) in self.site.members().zip(&before) {
+                let rotated = |s: &NodeStatus| is_up(s) && s.master_key.is_some() && s.master_key != *before;
+                node.wait("under a new master key", START, rotated).await?;
+            }
+            self.all_reported(START).await?;
             for writer in &writers {
                 writer.goes_on().await?;
             }
@@ -53,8 +56,22 @@ impl Tour {
             .unwrap_or_default()
             .parse()
             .map_err(|e| broken("the vault names its key in an unknown way").because(&e))?;
+        // As the project's owner does it: one PATCH in place. The server shows per node how far that is.
+        let stored = self.site.server.rotate_to(&new).await?;
+        ensure(text(&stored, "/azureKeyVault/keyIdentifier") == new.to_string(), || {
+            format!("the server stored {stored}")
+        })?;
+        for reported in self.all_reported(START).await? {
+            ensure(text(&reported, "/customerKey") == new.to_string(), || {
+                format!(
+                    "{} is shown as done under {} ({})",
+                    text(&reported, "/name"),
+                    text(&reported, "/customerKey"),
+                    held_back(&reported)
+                )
+            })?;
+        }
         for node in self.site.members() {
-            node.ask(&Request::Rewrap { key_identifier: new.clone() }).await?;
             let now = node.wait("running", START, is_up).await?.customer_key;
             ensure(now.as_ref().is_some_and(|key| key.key_identifier == new), || {
                 format!("{} is still under {now:?}", node.name)
@@ -68,7 +85,7 @@ impl Tour {
         }
         self.same_processes(&pids).await?;
         let written = stop_all(writers).await?;
-        self.site.customer_key = new;
+        self.former = Some(std::mem::replace(&mut self.site.customer_key, new));
         Ok(format!(
             "{} disabled, {} in use; same processes, {written} documents by now",
             crate::render::short(&old),

@@ -1,0 +1,120 @@
+//! `keyward event …`.
+
+use anstyle::Style;
+use serde_json::Value;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::cluster::LOOK;
+use crate::api::answer::{items, or_dash, text, time};
+use crate::api::{Api, Endpoint, organization, own, project};
+use crate::args::event::{EventCommand, EventList};
+use crate::args::scope::InOrg;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::{DIM, RED, styled};
+use crate::signals;
+
+/// Events asked for at a time while following.
+const PAGE: u32 = 500;
+/// Ids remembered while following, so that no event is shown twice.
+const SEEN: usize = 4 * PAGE as usize;
+
+pub(crate) async fn run(command: EventCommand) -> Result<(), Failure> {
+    match command {
+        EventCommand::List(list) => show(&list).await,
+    }
+}
+
+/// Events as lines, oldest first; with `follow`, new ones as they come.
+async fn show(list: &EventList) -> Result<(), Failure> {
+    let (api, endpoint) = match &list.org {
+        Some(org) => {
+            let scope = InOrg { org: Some(org.clone()), access: list.scope.access.clone() };
+            let (api, id) = organization(&scope).await?;
+            (api, own(["orgs", &id, "events"]))
+        }
+        None => {
+            let (api, id) = project(&list.scope).await?;
+            (api, own(["groups", &id, "events"]))
+        }
+    };
+    let endpoint = list.types.iter().fold(endpoint, |endpoint, one| endpoint.with("eventType", one));
+    let output = Output { json: list.scope.access.json };
+    let mut events = newest(&api, &endpoint, list.limit).await?;
+    if output.json && !list.follow {
+        return output.data(&events, |_| String::new());
+    }
+    let shutdown = CancellationToken::new();
+    if list.follow {
+        signals::cancel_on_end(&shutdown)?;
+    }
+    let mut seen: Vec<String> = Vec::new();
+    loop {
+        for event in &events {
+            output.line(event, line)?;
+        }
+        if !list.follow {
+            return Ok(());
+        }
+        seen.extend(events.iter().map(|event| text(event, "/id").to_owned()));
+        let surplus = seen.len().saturating_sub(SEEN);
+        seen.drain(..surplus);
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        events = newest(&api, &endpoint, PAGE).await?;
+        events.retain(|event| !seen.iter().any(|id| id == text(event, "/id")));
+    }
+}
+
+/// The newest events, oldest first.
+async fn newest(api: &Api, endpoint: &Endpoint, limit: u32) -> Result<Vec<Value>, Failure> {
+    let answer = api.get(endpoint.clone().with("itemsPerPage", limit)).await?;
+    Ok(items(&answer, "/results").iter().rev().cloned().collect())
+}
+
+/// Who did what an event tells, without the kind: `abcdefgh`, `clusters`.
+pub(crate) fn actor(event: &Value) -> &str {
+    text(event, "/actor")
+}
+
+fn line(event: &Value) -> String {
+    let at = time(event, "/at").map_or_else(String::new, |at| at.0.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let style = if text(event, "/outcome") == "succeeded" { Style::new() } else { RED };
+    let about = [text(event, "/clusterName").to_owned(), details(&event["detail"])];
+    let about: Vec<String> = about.into_iter().filter(|part| !part.is_empty()).collect();
+    format!(
+        "{}  {}  {}\n{:21}{}\n",
+        styled(&at, DIM),
+        styled(&format!("{:<52}", text(event, "/type")), style),
+        or_dash(actor(event)),
+        "",
+        styled(
+            &[text(event, "/text").trim_end_matches('.').to_owned()]
+                .into_iter()
+                .chain(about)
+                .collect::<Vec<_>>()
+                .join("; "),
+            DIM
+        )
+    )
+}
+
+/// Details as `name value` with commas; long ones are left to `--json`.
+fn details(detail: &Value) -> String {
+    const LONGEST: usize = 100;
+    let parts: Vec<String> = detail
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| match value {
+            Value::String(text) => Some(format!("{name} {text}")),
+            Value::Bool(_) | Value::Number(_) => Some(format!("{name} {value}")),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        })
+        .collect();
+    let text = parts.join(", ");
+    if text.chars().count() > LONGEST { String::new() } else { text }
+}
