@@ -15,6 +15,9 @@ pub(crate) fn run(steps: &mut Steps) {
     if let Some(reason) = without_node {
         steps.note(format!("no Azure clients for Node.js: {reason}; their tests are skipped"));
     }
+    steps.run("Atlas clients for Node.js", || node::atlas().map(drop));
+    steps.run("Atlas client for Python", || python::atlas().map(drop));
+    steps.run("Schemathesis", || python::schemathesis().map(drop));
     steps.run("WiredTiger 11.3.1 from its source distribution", || wiredtiger::v11_3_1().map(drop));
     if let Err(reason) = wiredtiger::v3_2_1() {
         steps.note(format!("no WiredTiger 3.2.1: {reason}; its tests are skipped"));

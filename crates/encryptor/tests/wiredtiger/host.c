@@ -327,7 +327,20 @@ static int run(char *line) {
     return EINVAL;
 }
 
-int main(void) {
+/* As a database process: opens its data path with what the environment adds, or ends with a message. */
+static int serve(const char *path, const char *config) {
+    int code = open_database(path, config);
+    if (code != 0) {
+        fprintf(stderr, "the database does not start: %s\n", wiredtiger_strerror(code));
+        return 100;
+    }
+    code = create(session, "table:alpha/t", "key_format=Q,value_format=u");
+    return close_database() == 0 && code == 0 ? 0 : 1;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3)
+        return serve(argv[1], argv[2]);
     char *line = NULL;
     size_t size = 0;
     ssize_t length;

@@ -83,6 +83,21 @@ impl Ready {
         Host::spawn(&mut command)
     }
 
+    /// Runs the host as a database process, to its end: with this in `WIREDTIGER_CONFIG`, and this folder's libraries
+    /// before all others. Only for the builds in C.
+    pub fn serve(&self, wiredtiger_config: &str, libraries: &Path, data_path: &Path) -> (ExitStatus, String) {
+        fs::create_dir_all(data_path.join("journal")).unwrap();
+        let output = Command::new(&self.program)
+            .args(&self.args)
+            .arg(data_path)
+            .arg(OPEN)
+            .env("WIREDTIGER_CONFIG", wiredtiger_config)
+            .env("LD_LIBRARY_PATH", libraries)
+            .output()
+            .unwrap();
+        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// What the agent puts into `WIREDTIGER_CONFIG`.
     pub fn config(&self, agent: &KeyAgent, per_database: bool) -> String {
         config_with(&agent.socket(), self.build.layout(), per_database, &agent.system_key_id().to_string())

@@ -1,10 +1,12 @@
 //! What doesn't fit doesn't start: a clear message in the database's log, nothing opened, nothing in plaintext.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use keyward_encryptor::layout;
 
-use crate::host::{Host, Ready, TABLE, config_with, files};
+use crate::host::{Build, Host, Ready, TABLE, config_with, files};
 use crate::key_agent::{Answer, KeyAgent};
 use crate::on_every_build;
 
@@ -172,4 +174,47 @@ fn plaintext_and_ciphertext_do_not_mix(ready: &Ready) {
     let mut host = ready.start(None);
     assert!(host.open(encrypted.path()).is_err(), "an encrypted data path was opened without the encryptor");
     drop(host.finish());
+}
+
+/// A process, from its start to its end: a release that nobody knows, without the names that would tell its layout.
+#[test]
+fn a_stripped_binary_of_an_unknown_release_does_not_start() {
+    let ready = Build::V11_3_1.ready().unwrap_or_else(|error| panic!("{error}"));
+    // Under the name by which programs look for it.
+    let original = keyward_testkit::wiredtiger::v11_3_1().unwrap().library.canonicalize().unwrap();
+    let libraries = tempfile::tempdir().unwrap();
+    let name = original.file_name().unwrap();
+    fs::copy(&original, libraries.path().join(name)).unwrap();
+    let start = |layout: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let agent = KeyAgent::new(directory.path());
+        let config = config_with(&agent.socket(), layout, true, &agent.system_key_id().to_string());
+        let (status, log) = ready.serve(&config, libraries.path(), directory.path());
+        let table = directory.path().join("alpha/t.wt").exists();
+        (status, log, table)
+    };
+    // The control: with its names, and with its layout, the same library starts from there.
+    for layout in ["auto", ready.build.layout()] {
+        let (status, log, table) = start(layout);
+        assert!(status.success() && table, "{layout}: {log}");
+    }
+    let strip = Command::new("strip").arg("--strip-all").arg(libraries.path().join(name)).output();
+    match strip {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => keyward_testkit::skip!("there is no strip(1): {error}"),
+    }
+    for (layout, words) in [
+        ("auto", &["has no symbol table", "use a release that keyward's layout table knows"][..]),
+        ("mongodb-99.0", &["layout=\"mongodb-99.0\"; this encryptor doesn't know it"]),
+    ] {
+        let (status, log, table) = start(layout);
+        assert_eq!(status.code(), Some(100), "{layout}: {log}");
+        for word in words.iter().chain(&["keyward: ", "hint: ", "the database does not start"]) {
+            assert!(log.contains(word), "{layout}: {word:?} isn't said: {log}");
+        }
+        assert!(!table, "{layout}: a table was created");
+    }
+    // Who knows the release needs no names.
+    let (status, log, table) = start(ready.build.layout());
+    assert!(status.success() && table, "{log}");
 }
