@@ -27,7 +27,9 @@ use keyward_model::{
     NodeState, NodeStatus, Timestamp, Verdict,
     event::{Actor, EventType, NewEvent},
     id::{Id, NodeId, ProjectId},
-    sync::{Desired, DesiredCluster, DesiredRun, Enrolled, Enrolment, Observed, SyncAnswer, SyncRequest, VERSION},
+    sync::{
+        Desired, DesiredCluster, DesiredRun, Enrolled, Enrolment, Observed, SyncAnswer, SyncRequest, VERSION,
+    },
 };
 use keyward_server::{Config, ServeOptions, init, link, serve_with};
 use rcgen::{CertificateParams, KeyPair};
@@ -57,7 +59,8 @@ fn main() -> Anyhow<()> {
     }
     // `cargo test --benches` runs it too: a few agents show that it works.
     let full = std::env::args().any(|arg| arg == "--bench");
-    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let number =
+        |name: &str, usual: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
     let agents = number("KEYWARD_AGENTS", if full { 10_000 } else { 20 });
     let seconds = number("KEYWARD_SECONDS", if full { 60 } else { 2 });
     threads.block_on(measure(agents, seconds))
@@ -160,7 +163,8 @@ impl Server {
     fn used(&self) -> Anyhow<(f64, f64)> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+        let ticks =
+            |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         let kib: f64 = resident.trim().trim_end_matches(" kB").parse().unwrap_or_default();
@@ -360,9 +364,10 @@ async fn connect(
 ) -> Anyhow<SendRequest<Full<Bytes>>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
-    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots);
+    let tls =
+        rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots);
     let tls = match identity {
         None => tls.with_no_client_auth(),
         Some((certificate, key)) => tls.with_client_auth_cert(
@@ -392,7 +397,8 @@ async fn call<T: DeserializeOwned>(
         request = request.header(http::header::AUTHORIZATION, format!("Bearer {secret}"));
     }
     sender.ready().await?;
-    let answer = sender.send_request(request.body(Full::new(Bytes::from(serde_json::to_vec(body)?)))?).await?;
+    let answer =
+        sender.send_request(request.body(Full::new(Bytes::from(serde_json::to_vec(body)?)))?).await?;
     let status = answer.status();
     let bytes = answer.into_body().collect().await?.to_bytes();
     if !status.is_success() {
@@ -476,9 +482,11 @@ impl Api {
         let accept = "application/vnd.atlas.2023-01-01+json";
         let challenge = self.http.get(&url).header("accept", accept).send().await?;
         let header = challenge.headers().get("www-authenticate").ok_or("a challenge")?.to_str()?.to_owned();
-        let nonce = header.split_once("nonce=\"").and_then(|(_, rest)| rest.split_once('"')).ok_or("a nonce")?.0;
+        let nonce =
+            header.split_once("nonce=\"").and_then(|(_, rest)| rest.split_once('"')).ok_or("a nonce")?.0;
         let signature = self.sign(nonce);
-        let answer = self.http.get(&url).header("accept", accept).header("authorization", signature).send().await?;
+        let answer =
+            self.http.get(&url).header("accept", accept).header("authorization", signature).send().await?;
         if !answer.status().is_success() {
             return Err(format!("{} {}", answer.status(), answer.text().await?).into());
         }
@@ -491,7 +499,8 @@ impl Api {
         let md5 = |text: String| data_encoding::HEXLOWER.encode(&Md5::digest(text.as_bytes()));
         let (realm, user, path) = (keyward_server::auth::digest::REALM, &self.public_key, &self.path);
         let secret = keyward_server::auth::digest::ha1(user, &self.private_key);
-        let response = md5(format!("{}:{nonce}:00000001:0a4f113b:auth:{}", *secret, md5(format!("GET:{path}"))));
+        let response =
+            md5(format!("{}:{nonce}:00000001:0a4f113b:auth:{}", *secret, md5(format!("GET:{path}"))));
         format!(
             "Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{path}\", \
              response=\"{response}\", algorithm=\"MD5\", cnonce=\"0a4f113b\", qop=auth, nc=00000001"

@@ -5,6 +5,7 @@
 //! `postgres` or `nobody`.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -24,16 +25,43 @@ pub fn database() -> Option<String> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let server = SERVER.get_or_init(|| {
         let programs = programs()?;
-        Some(Server::start(&programs).expect("PostgreSQL starts"))
+        Some(Server::start(&programs, "keyward-postgres", None).expect("PostgreSQL starts"))
     });
     let Some(server) = server else {
-        crate::report_skip("not run on PostgreSQL: no initdb (Debian package postgresql)");
+        crate::report_skip(NO_POSTGRES);
         return None;
     };
     let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     server.make_database(&name).expect("PostgreSQL makes a database");
     let socket = server.folder.to_string_lossy().replace('/', "%2F");
     Some(format!("postgres://{ROLE}@{socket}/{name}"))
+}
+
+/// A PostgreSQL that is reached by TCP with TLS alone, for as long as this lives.
+pub struct TlsServer {
+    /// Its port on the loopback address.
+    pub port: u16,
+    server: Server,
+}
+
+impl TlsServer {
+    /// Starts one with a certificate and its key, in PEM. `None`, reported as a skip, where there is no PostgreSQL.
+    pub fn start(certificate: &str, key: &str) -> Option<Self> {
+        let Some(programs) = programs() else {
+            crate::report_skip(NO_POSTGRES);
+            return None;
+        };
+        let port = free_port().expect("the loopback address has a free port");
+        let tls = Tls { certificate, key, port };
+        let server = Server::start(&programs, "keyward-postgres-tls", Some(tls)).expect("PostgreSQL starts");
+        server.make_database("keyward").expect("PostgreSQL makes a database");
+        Some(Self { port, server })
+    }
+
+    /// What it wrote to its log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.server.folder.join("log")).unwrap_or_default()
+    }
 }
 
 /// All tables and their contents of a database made by [`database`], as SQL.
@@ -52,12 +80,13 @@ pub fn dump(url: &str) -> Result<String> {
 }
 
 const ROLE: &str = "keyward";
+const NO_POSTGRES: &str = "not run on PostgreSQL: no initdb (Debian package postgresql)";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs PostgreSQL until its own standard input ends, which the death of the test process brings about too.
 const KEEPER: &str = r#"
 "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c full_page_writes=off -c autovacuum=off \
-    -c shared_buffers=16MB -c max_connections=80 > "$2/log" 2>&1 < /dev/null &
+    -c shared_buffers=16MB -c max_connections=80 ${3:+-c listen_addresses=127.0.0.1 -c ssl=on -p "$3"} > "$2/log" 2>&1 < /dev/null &
 server=$!
 read -r end
 kill -QUIT "$server"
@@ -65,29 +94,50 @@ wait "$server"
 rm -rf "$2"
 "#;
 
+/// What a server needs for TLS.
+struct Tls<'a> {
+    certificate: &'a str,
+    key: &'a str,
+    port: u16,
+}
+
+const DEFAULT_PORT: u16 = 5432;
+const TLS_ONLY: &str = "local all all trust\nhostssl all all 127.0.0.1/32 trust\n";
+
 struct Server {
     programs: PathBuf,
     folder: PathBuf,
+    port: u16,
     /// Open as long as the server should run.
     _life: ChildStdin,
 }
 
 impl Server {
-    fn start(programs: &Path) -> Result<Self> {
+    fn start(programs: &Path, name: &str, tls: Option<Tls<'_>>) -> Result<Self> {
         let user = unprivileged()?;
         let template = template(programs, user)?;
-        let folder = make_folder("keyward-postgres", user)?;
-        copy(&template, &folder.join("data"))?;
+        let folder = make_folder(name, user)?;
+        let data = folder.join("data");
+        copy(&template, &data)?;
+        if let Some(tls) = &tls {
+            write_private(&data.join("server.crt"), tls.certificate)?;
+            write_private(&data.join("server.key"), tls.key)?;
+            write_private(&data.join("pg_hba.conf"), TLS_ONLY)?;
+        }
         give(&folder, user)?;
         let mut keeper = Command::new("sh");
         keeper.args(["-c", KEEPER, "sh"]).arg(programs).arg(&folder);
+        if let Some(tls) = &tls {
+            keeper.arg(tls.port.to_string());
+        }
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // An interrupt from the terminal is not for it.
         keeper.process_group(0).current_dir(&folder);
         become_user(&mut keeper, user);
         let mut keeper = keeper.spawn().context("cannot start sh")?;
         let life = keeper.stdin.take().context("sh has a standard input")?;
-        Ok(Self { programs: programs.to_owned(), folder, _life: life })
+        let port = tls.map_or(DEFAULT_PORT, |tls| tls.port);
+        Ok(Self { programs: programs.to_owned(), folder, port, _life: life })
     }
 
     fn make_database(&self, name: &str) -> Result<()> {
@@ -96,6 +146,7 @@ impl Server {
             let made = Command::new(self.programs.join("createdb"))
                 .arg("--host")
                 .arg(&self.folder)
+                .args(["--port", &self.port.to_string()])
                 .args(["--username", ROLE, "--maintenance-db", "postgres", name])
                 .output()
                 .context("cannot run createdb")?;
@@ -206,6 +257,16 @@ fn make_folder(prefix: &str, user: Option<(u32, u32)>) -> Result<PathBuf> {
         chown(&folder, Some(uid), Some(gid))?;
     }
     Ok(folder)
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Into::into)
+}
+
+/// PostgreSQL cannot be told to choose one itself.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

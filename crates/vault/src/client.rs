@@ -128,12 +128,12 @@ impl VaultAdmin {
 
     /// The vault at a glance.
     pub async fn status(&self) -> Result<VaultStatus, ClientError> {
-        self.call(Method::GET, "status", &Value::Null).await
+        self.get("status").await
     }
 
     /// Live and soft-deleted keys.
     pub async fn keys(&self) -> Result<Vec<KeyView>, ClientError> {
-        self.call(Method::GET, "keys", &Value::Null).await
+        self.get("keys").await
     }
 
     /// Makes a key, or a new version of it. `size` in bits: 2048, 3072 or 4096.
@@ -188,7 +188,7 @@ impl VaultAdmin {
 
     /// All grants.
     pub async fn access(&self) -> Result<Vec<AccessResult>, ClientError> {
-        self.call(Method::GET, "access", &Value::Null).await
+        self.get("access").await
     }
 
     /// Grants; see [`AccessChange`].
@@ -215,7 +215,7 @@ impl VaultAdmin {
 
     /// Applications of the tenant.
     pub async fn applications(&self) -> Result<Vec<ApplicationView>, ClientError> {
-        self.call(Method::GET, "apps", &Value::Null).await
+        self.get("apps").await
     }
 
     /// Makes an application with one secret.
@@ -280,7 +280,7 @@ impl VaultAdmin {
 
     /// Faults that are on.
     pub async fn faults(&self) -> Result<Vec<ActiveFault>, ClientError> {
-        self.call(Method::GET, "faults", &Value::Null).await
+        self.get("faults").await
     }
 
     /// Switches a fault on, for some seconds or until cleared.
@@ -299,7 +299,7 @@ impl VaultAdmin {
 
     /// Private endpoint connections.
     pub async fn private_endpoints(&self) -> Result<Vec<PrivateEndpointView>, ClientError> {
-        self.call(Method::GET, "private-endpoints", &Value::Null).await
+        self.get("private-endpoints").await
     }
 
     /// A new connection, waiting for approval.
@@ -307,7 +307,7 @@ impl VaultAdmin {
         &self,
         name: &str,
     ) -> Result<Vec<PrivateEndpointView>, ClientError> {
-        self.call(Method::POST, &format!("private-endpoints/{name}"), &Value::Null).await
+        self.act(&format!("private-endpoints/{name}")).await
     }
 
     /// Approves a connection.
@@ -315,12 +315,12 @@ impl VaultAdmin {
         &self,
         name: &str,
     ) -> Result<Vec<PrivateEndpointView>, ClientError> {
-        self.call(Method::POST, &format!("private-endpoints/{name}/approve"), &Value::Null).await
+        self.act(&format!("private-endpoints/{name}/approve")).await
     }
 
     /// Rejects a connection, for good.
     pub async fn reject_private_endpoint(&self, name: &str) -> Result<Vec<PrivateEndpointView>, ClientError> {
-        self.call(Method::POST, &format!("private-endpoints/{name}/reject"), &Value::Null).await
+        self.act(&format!("private-endpoints/{name}/reject")).await
     }
 
     /// Removes a private endpoint connection; final.
@@ -328,7 +328,7 @@ impl VaultAdmin {
         &self,
         name: &str,
     ) -> Result<Vec<PrivateEndpointView>, ClientError> {
-        self.call(Method::POST, &format!("private-endpoints/{name}/disconnect"), &Value::Null).await
+        self.act(&format!("private-endpoints/{name}/disconnect")).await
     }
 
     /// Changes the vault resource.
@@ -338,12 +338,12 @@ impl VaultAdmin {
 
     /// Soft-deletes the vault; its role assignments don't come back.
     pub async fn delete_vault(&self) -> Result<VaultStatus, ClientError> {
-        self.call(Method::POST, "vault/delete", &Value::Null).await
+        self.act("vault/delete").await
     }
 
     /// Takes the soft-deleted vault back.
     pub async fn recover_vault(&self) -> Result<VaultStatus, ClientError> {
-        self.call(Method::POST, "vault/recover", &Value::Null).await
+        self.act("vault/recover").await
     }
 
     /// Replaces the double's settings; read them with [`VaultAdmin::status`].
@@ -358,7 +358,7 @@ impl VaultAdmin {
     }
 
     async fn key_action(&self, name: &str, action: &str) -> Result<KeyView, ClientError> {
-        self.call(Method::POST, &format!("keys/{name}/{action}"), &Value::Null).await
+        self.act(&format!("keys/{name}/{action}")).await
     }
 
     async fn application_action(
@@ -366,7 +366,16 @@ impl VaultAdmin {
         client_id: &str,
         action: &str,
     ) -> Result<ApplicationView, ClientError> {
-        self.call(Method::POST, &format!("apps/{client_id}/{action}"), &Value::Null).await
+        self.act(&format!("apps/{client_id}/{action}")).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, &Value::Null).await
+    }
+
+    /// A change that needs no more words.
+    async fn act<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::POST, path, &Value::Null).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -302,6 +302,15 @@ pub(super) fn nodes_text(nodes: &[Value]) -> String {
             let (name, why) = (text(node, "/name"), text(waiting, "/text"));
             told.push_str(&format!("\n{} {name}: {why}\n", styled("○", DIM)));
         }
+    }
+    told.push_str(&held_back_text(nodes));
+    told
+}
+
+/// What nodes hold back, why, and what to do.
+pub(super) fn held_back_text(nodes: &[Value]) -> String {
+    let mut told = String::new();
+    for node in nodes {
         for held in items(node, "/heldBack") {
             told.push_str(&format!(
                 "\n{} {} does not {}: {}\n  {}\n",

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::cluster::{LOOK, nodes_text};
+use super::cluster::{LOOK, held_back_text, state_text, verdict_text};
 use crate::api::answer::{ago, is, items, lines, number, or_dash, rows, text};
 use crate::api::{Api, atlas, own, project};
 use crate::args::encryption::{EncryptionCommand, EndpointCommand, EnvironmentChoice, SetArguments};
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Spinner;
 use crate::prompt::{self, confirm};
-use crate::render::{DIM, GREEN, RED, YELLOW, styled};
+use crate::render::{DIM, GREEN, RED, YELLOW, short, styled};
 use crate::watch;
 
 pub(crate) async fn run(command: EncryptionCommand) -> Result<(), Failure> {
@@ -119,15 +119,14 @@ async fn moved(api: &Api, project: &str, json: bool) -> Result<(), Failure> {
     let spinner = Spinner::start(!json, "customer key");
     loop {
         let status = status(api, project).await?;
-        let nodes = items(&status, "/nodes");
-        let done = nodes.iter().filter(|node| is(node, "/done")).count();
-        if done == nodes.len() {
+        let (moved, asked) = (number(&status, "/progress/moved"), number(&status, "/progress/nodes"));
+        if moved == asked {
             spinner.done();
             return Ok(());
         }
-        let doing = nodes.iter().find(|node| !text(node, "/progress").is_empty());
+        let doing = items(&status, "/nodes").iter().find(|node| !text(node, "/progress").is_empty());
         let doing = doing.map(|node| format!("; {}: {}", text(node, "/name"), text(node, "/progress")));
-        spinner.say(&format!("{done} of {} nodes have it{}", nodes.len(), doing.unwrap_or_default()));
+        spinner.say(&format!("{moved} of {asked} nodes have it{}", doing.unwrap_or_default()));
         sleep(LOOK).await;
     }
 }
@@ -173,31 +172,56 @@ fn status_text(status: &Value) -> String {
         _ => styled("● not valid", RED),
     };
     let mut told = lines(&[
-        ("customer key", or_dash(text(status, "/keyIdentifier"))),
+        ("customer key", or_dash(text(status, "/azureKeyVault/keyIdentifier"))),
         ("last check", format!("{check}  {} ago", ago(status, "/validity/checkedAt", now))),
         ("findings", sentences(status, "/validity/findings")),
         ("warnings", sentences(status, "/validity/warnings")),
         ("secret expires", text(status, "/clientSecretExpires").into()),
+        (
+            "nodes",
+            format!("{} of {} have it", number(status, "/progress/moved"), number(status, "/progress/nodes")),
+        ),
     ]);
     told.push('\n');
-    told.push_str(&nodes_text(items(status, "/nodes")));
+    told.push_str(&members_text(items(status, "/nodes")));
     let former = items(status, "/formerKeys");
     if !former.is_empty() {
         told.push('\n');
         told.push_str(&rows(["FORMER KEY", "UNTIL", "STILL NEEDED BY"], "", former, |key| {
-            let needed = items(key, "/neededBy");
-            let snapshots = match needed {
-                [] => styled("nothing", DIM),
-                [_, ..] => needed
-                    .iter()
-                    .map(|one| one.as_str().unwrap_or_else(|| text(one, "/url")).to_owned())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            };
-            [text(key, "/keyIdentifier").into(), text(key, "/until").into(), snapshots]
+            let nodes = items(key, "/neededByNodes").iter().filter_map(Value::as_str);
+            let snapshots = items(key, "/neededBySnapshots").iter().map(|snapshot| text(snapshot, "/url"));
+            let needed: Vec<&str> = nodes.chain(snapshots).collect();
+            let needed = if needed.is_empty() { styled("nothing", DIM) } else { needed.join(", ") };
+            [text(key, "/keyIdentifier").into(), ago(key, "/until", now) + " ago", needed]
         }));
     }
     told
+}
+
+fn members_text(nodes: &[Value]) -> String {
+    let version = |key: &str| short(key.rsplit('/').next().unwrap_or_default()).to_owned();
+    let now = now();
+    let table = rows(
+        ["NODE", "CLUSTER", "STATE", "VERDICT", "KEY VERSION", "WANTED", "REPORT", "PROGRESS"],
+        "no node yet",
+        nodes,
+        |node| {
+            let (has, wanted) = (text(node, "/keyIdentifier"), text(node, "/wantedKeyIdentifier"));
+            let style = if is(node, "/moved") { GREEN } else { YELLOW };
+            let wanted = if wanted.is_empty() { "–".to_owned() } else { styled(&version(wanted), style) };
+            [
+                text(node, "/name").into(),
+                or_dash(text(node, "/cluster")),
+                state_text(text(node, "/state")),
+                verdict_text(text(node, "/verdict")),
+                or_dash(&version(has)),
+                wanted,
+                ago(node, "/reportedAt", now),
+                or_dash(text(node, "/progress")),
+            ]
+        },
+    );
+    table + &held_back_text(nodes)
 }
 
 fn sentences(status: &Value, pointer: &str) -> String {

@@ -62,7 +62,7 @@ pub(crate) async fn run(
     };
     // The steps themselves say what happens.
     let mut tell = |_: What| {};
-    let begun = report.begin("a vault with a customer key, a server that has checked and stored it");
+    let begun = report.begin("a vault with a customer key; a server that has checked it");
     let opened = tokio::select! {
         opened = Site::open(plan, &mut tell) => opened,
         () = shutdown.cancelled() => Err(interrupted()),

@@ -174,7 +174,7 @@ pub(super) fn of_failure(operation: Operation, key: &KeyIdentifier, class: Class
             Operation::Wrap => "wrapKey (or encrypt)",
             Operation::Unwrap => "unwrapKey (or decrypt)",
         };
-        format!("{missing} on {key} is missing: {} ({facts})", class.text())
+        format!("the permission {missing} on {key} is missing: {} ({facts})", class.text())
     } else {
         format!("{operation} {key} did not work: {} ({facts})", class.text())
     };

@@ -86,6 +86,16 @@ impl Outcome {
         Outcome::Unknown { findings: reasons.into_iter().collect(), retry_after_s: RETRY_AFTER_S }
     }
 
+    /// With one more thing to tell.
+    pub fn with(mut self, sentence: String) -> Self {
+        match &mut self {
+            Outcome::Accepted { warnings: told }
+            | Outcome::Refused { findings: told, .. }
+            | Outcome::Unknown { findings: told, .. } => told.push(sentence),
+        }
+        self
+    }
+
     /// As an answer to who asked for the change; `None` when it is accepted.
     pub fn refusal(&self, vault: &AzureKeyVault) -> Option<ApiError> {
         match self {

@@ -3,7 +3,15 @@
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use keyward_model::sync::{AgentRefusalCode, Desired, SyncAnswer, SyncRequest};
+use keyward_model::{
+    NodeState,
+    cluster::Cluster,
+    event::{Actor, EventType, NewEvent},
+    node::EnrolledNode,
+    project::Project,
+    sync::{AgentRefusalCode, Desired, Observed, SyncAnswer, SyncRequest},
+};
+use keyward_store::StoreError;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -12,7 +20,7 @@ use super::{
     answer::{Refused, check_version, json, known, read, shown},
     authority::{Shown, sha256},
 };
-use crate::http::listener::Peer;
+use crate::{App, http::listener::Peer};
 
 /// The longest an answer is held back, whatever is asked for.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -68,8 +76,9 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
     let app = &endpoint.app;
     let now = app.now();
     let mut tx = app.store().read().await?;
-    known(&mut tx, shown).await?;
+    let node = known(&mut tx, shown).await?;
     let stored = tx.report_number(shown.node_id).await?;
+    let before = tx.report(shown.node_id).await?;
     drop(tx);
     let Some(observed) = &request.observed else {
         endpoint.seen.note(shown.node_id, now);
@@ -87,11 +96,54 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
         endpoint.seen.note(shown.node_id, now);
         return Ok((stored, stored == request.report));
     }
-    let mut observation = app.store().observe().await?;
-    let stored = observation.put_report(observed, now).await?;
-    observation.commit().await?;
+    let stored = match news(before.as_ref().map(|report| &report.observed), observed) {
+        Some(kind) => tell(app, &node, observed, kind).await?,
+        None => {
+            let mut observation = app.store().observe().await?;
+            let stored = observation.put_report(observed, now).await?;
+            observation.commit().await?;
+            stored
+        }
+    };
     app.nudge().jobs();
     Ok((stored, stored == request.report))
+}
+
+/// What a report tells that belongs into the audit log.
+fn news(before: Option<&Observed>, now: &Observed) -> Option<EventType> {
+    let was = before.map(|before| before.status.state);
+    let was_stopped = was == Some(NodeState::StoppedRevoked);
+    match now.status.state {
+        NodeState::StoppedRevoked => (!was_stopped).then_some(EventType::NodeStoppedRevoked),
+        NodeState::Starting | NodeState::Running => was_stopped.then_some(EventType::NodeStartedAgain),
+        NodeState::WaitingForCustomerKey | NodeState::Stopped | NodeState::Failed => None,
+    }
+}
+
+/// Stores a report together with the event that tells of it.
+async fn tell(
+    app: &App,
+    node: &EnrolledNode,
+    observed: &Observed,
+    kind: EventType,
+) -> Result<u64, StoreError> {
+    let now = app.now();
+    let mut change = app.store().change().await?;
+    let stored = change.report_number(node.node_id).await?;
+    if stored >= observed.report {
+        // The same report came by another way meanwhile, and its event with it.
+        return Ok(stored);
+    }
+    let stored = change.put_report(observed, now).await?;
+    let mut event = NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() })
+        .project(node.project)
+        .detail("reason", observed.status.reason.clone());
+    event.org = change.get::<Project>(node.project).await?.map(|project| project.org);
+    if let Some(id) = node.cluster {
+        event.cluster = change.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone());
+    }
+    change.commit(event, now).await?;
+    Ok(stored)
 }
 
 /// What is desired, unless the agent has seen it.

@@ -17,21 +17,21 @@ use serde_json::{Value, json};
 use crate::site::{Answer, Site};
 
 /// An agent with its node.
-pub struct Agent {
-    pub id: NodeId,
-    pub observed: Observed,
+pub(crate) struct Agent {
+    pub(crate) id: NodeId,
+    pub(crate) observed: Observed,
     /// What was asked of it last.
-    pub desired: Option<Desired>,
+    pub(crate) desired: Option<Desired>,
     masters: u32,
 }
 
 /// Customer key number `n`.
-pub fn key(n: u8) -> KeyIdentifier {
+pub(crate) fn key(n: u8) -> KeyIdentifier {
     KeyIdentifier::new("https://v.vault.azure.net", "k", &format!("{n:032x}")).unwrap()
 }
 
 /// Puts customer key number `n` on a project, past the API, which would try it out.
-pub async fn put_customer_key(site: &Site, project: &str, n: u8) {
+pub(crate) async fn put_customer_key(site: &Site, project: &str, n: u8) {
     let (app, project): (_, ProjectId) = (site.server.app(), project.parse().unwrap());
     let mut change = app.store().change().await.unwrap();
     let vault = AzureKeyVault {
@@ -46,7 +46,8 @@ pub async fn put_customer_key(site: &Site, project: &str, n: u8) {
         require_private_networking: false,
     };
     let stored = change.get::<EncryptionAtRest>(project).await.unwrap();
-    let before = stored.as_ref().map_or_else(|| EncryptionAtRest::none(project), |stored| stored.document.clone());
+    let before =
+        stored.as_ref().map_or_else(|| EncryptionAtRest::none(project), |stored| stored.document.clone());
     let with = EncryptionAtRest { azure_key_vault: Some(vault), ..before };
     match stored {
         Some(stored) => drop(change.update(&with, stored.revision).await.unwrap()),
@@ -61,7 +62,7 @@ pub async fn put_customer_key(site: &Site, project: &str, n: u8) {
 
 impl Agent {
     /// A node that has joined `project` and waits for the server.
-    pub async fn enrol(site: &Site, project: &str, n: u16) -> Self {
+    pub(crate) async fn enrol(site: &Site, project: &str, n: u16) -> Self {
         let app = site.server.app();
         let id = NodeId(uuid::Uuid::from_u128(u128::from(n)));
         let node = EnrolledNode {
@@ -99,7 +100,7 @@ impl Agent {
     }
 
     /// Sends a report.
-    pub async fn report(&mut self, site: &Site) {
+    pub(crate) async fn report(&mut self, site: &Site) {
         let app = site.server.app();
         self.observed.report += 1;
         self.observed.at = app.now();
@@ -110,14 +111,14 @@ impl Agent {
     }
 
     /// Reads what is asked of it.
-    pub async fn fetch(&mut self, site: &Site) -> Option<&Desired> {
+    pub(crate) async fn fetch(&mut self, site: &Site) -> Option<&Desired> {
         let mut tx = site.server.app().store().read().await.unwrap();
         self.desired = tx.desired(self.id).await.unwrap();
         self.desired.as_ref()
     }
 
     /// Does all that is asked of it, and reports.
-    pub async fn obey(&mut self, site: &Site) {
+    pub(crate) async fn obey(&mut self, site: &Site) {
         let now = site.server.app().now();
         self.fetch(site).await;
         if let Some(desired) = &self.desired {
@@ -151,7 +152,8 @@ impl Agent {
             };
             let running = status.state == NodeState::Running;
             status.master_key_held = running && status.master_key.is_some();
-            status.engine = running.then(|| EngineStatus { kind: "mongod".into(), version: "8.0.29".into(), pid: 1 });
+            status.engine =
+                running.then(|| EngineStatus { kind: "mongod".into(), version: "8.0.29".into(), pid: 1 });
             let primary = observed.address.starts_with("host1:");
             observed.replica_state = (running && desired.cluster.is_some())
                 .then(|| if primary { "PRIMARY".into() } else { "SECONDARY".into() });
@@ -162,7 +164,7 @@ impl Agent {
     }
 
     /// Does nothing, and says that it waits for its host's approval.
-    pub async fn hold_back(&mut self, site: &Site) {
+    pub(crate) async fn hold_back(&mut self, site: &Site) {
         self.fetch(site).await;
         let revision = self.desired.as_ref().map_or(0, |desired| desired.revision);
         self.observed.held_back = vec![HeldBack {
@@ -187,7 +189,7 @@ fn status(name: &str, now: Timestamp) -> NodeStatus {
 }
 
 /// A replica set of `nodes` in Azure, in the shape of 2024-08-05.
-pub fn wanted(name: &str, nodes: u32, provider: &str) -> Value {
+pub(crate) fn wanted(name: &str, nodes: u32, provider: &str) -> Value {
     json!({
         "name": name,
         "clusterType": "REPLICASET",
@@ -200,18 +202,18 @@ pub fn wanted(name: &str, nodes: u32, provider: &str) -> Value {
 }
 
 /// The path of a project's clusters, and `rest`.
-pub fn clusters(project: &str, rest: &str) -> String {
+pub(crate) fn clusters(project: &str, rest: &str) -> String {
     format!("/api/atlas/v2/groups/{project}/clusters{rest}")
 }
 
 /// A cluster's `stateName`, or the code of the refusal.
-pub async fn state(site: &Site, project: &str, name: &str) -> String {
+pub(crate) async fn state(site: &Site, project: &str, name: &str) -> String {
     let answer = site.owner().get(&clusters(project, &format!("/{name}"))).await;
     answer.body["stateName"].as_str().unwrap_or(answer.code()).to_owned()
 }
 
 /// Lets the agents obey until `done`, for a while.
-pub async fn until<F: Future<Output = bool>>(
+pub(crate) async fn until<F: Future<Output = bool>>(
     site: &Site,
     agents: &mut [Agent],
     what: &str,
@@ -230,7 +232,7 @@ pub async fn until<F: Future<Output = bool>>(
 }
 
 /// A project with customer key 1, three agents, and a cluster `C0` that is ready.
-pub async fn ready(site: &Site, provider: &str) -> (String, Vec<Agent>) {
+pub(crate) async fn ready(site: &Site, provider: &str) -> (String, Vec<Agent>) {
     let project = site.project("P").await;
     put_customer_key(site, &project, 1).await;
     let mut agents = Vec::new();
@@ -243,12 +245,12 @@ pub async fn ready(site: &Site, provider: &str) -> (String, Vec<Agent>) {
 }
 
 /// Our own view of a cluster's nodes.
-pub async fn nodes(site: &Site, project: &str, name: &str) -> Answer {
+pub(crate) async fn nodes(site: &Site, project: &str, name: &str) -> Answer {
     site.owner().get(&format!("/api/keyward/v1/groups/{project}/clusters/{name}/nodes")).await.expect(200)
 }
 
 /// How many events of a type there are.
-pub async fn events(site: &Site, event_type: EventType) -> u64 {
+pub(crate) async fn events(site: &Site, event_type: EventType) -> u64 {
     let filter = keyward_store::EventFilter { types: vec![event_type], ..Default::default() };
     site.server.app().store().read().await.unwrap().events(&filter, 0, 1).await.unwrap().1
 }

@@ -105,10 +105,11 @@ struct Agent {
 fn client(authority: &str, identity: Option<(&str, &KeyPair)>) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
-    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
+    let tls =
+        rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
     let tls = match identity {
         None => tls.with_no_client_auth(),
         Some((certificate, key)) => tls
@@ -123,7 +124,8 @@ fn client(authority: &str, identity: Option<(&str, &KeyPair)>) -> reqwest::Clien
 
 /// The authority that the server's chain carries.
 async fn authority(endpoint: &Endpoint) -> String {
-    let secret = endpoint.server.app().store().read().await.unwrap().secret("ca:agents").await.unwrap().unwrap();
+    let secret =
+        endpoint.server.app().store().read().await.unwrap().secret("ca:agents").await.unwrap().unwrap();
     let sealed: Value = serde_json::from_slice(&secret).unwrap();
     sealed["certificate"].as_str().unwrap().to_owned()
 }
@@ -162,7 +164,8 @@ impl Agent {
         let url = token.url.as_str().trim_end_matches('/').to_owned();
         let body = enrolment(id, &format!("n{n}"), &key);
         let answer =
-            post(&client(&authority, None), &format!("{url}/agent/v1/enrol"), Some(&token.secret), &body).await;
+            post(&client(&authority, None), &format!("{url}/agent/v1/enrol"), Some(&token.secret), &body)
+                .await;
         let enrolled: Enrolled = serde_json::from_value(answer.expect(200).body).unwrap();
         let http = client(&authority, Some((&enrolled.certificate, &key)));
         Self { id, key, url, http }

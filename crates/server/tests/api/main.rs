@@ -6,17 +6,17 @@
 mod site;
 
 mod access;
-mod every_operation;
-mod pipeline;
-mod roles;
-mod secrets;
-mod setup;
 mod agents;
-mod link;
-mod clusters;
 mod alerts;
+mod cluster_clients;
+mod clusters;
 mod encryption;
 mod events;
+mod every_operation;
+mod link;
 mod maintenance_window;
+mod pipeline;
+mod roles;
 mod rollouts;
-mod cluster_clients;
+mod secrets;
+mod setup;

@@ -111,7 +111,11 @@ async fn run(site: &Site, name: &str, mut command: Command, credentials: Value) 
         () = nodes(site, name) => unreachable!("nodes work for ever"),
     };
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}\nthe server's jobs: {:?}", site.server.app().activities().all());
+    assert!(
+        output.status.success(),
+        "{out}\n{err}\nthe server's jobs: {:?}",
+        site.server.app().activities().all()
+    );
     let said: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let steps: Vec<&str> = said.iter().filter_map(|line| line["step"].as_str()).collect();
     let mut rest = steps.iter();

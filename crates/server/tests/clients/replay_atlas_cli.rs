@@ -29,7 +29,10 @@ async fn run(site: Site) {
     let cli = site.owner();
 
     // atlas projects create
-    let made = cli.version("2023-01-01").post("/api/atlas/v2/groups", json!({"name": "cli", "orgId": site.org})).await;
+    let made = cli
+        .version("2023-01-01")
+        .post("/api/atlas/v2/groups", json!({"name": "cli", "orgId": site.org}))
+        .await;
     assert_eq!(made.header("content-type"), "application/vnd.atlas.2023-01-01+json;charset=utf-8");
     let project = made.expect(201).body["id"].as_str().unwrap().to_owned();
     let group = format!("/api/atlas/v2/groups/{project}");
@@ -40,9 +43,13 @@ async fn run(site: Site) {
     old.patch(&encryption, json!({"azureKeyVault": key.body()})).await.expect(200);
 
     // atlas clusters create --file spec.json: the default version, then the cluster as version 2023-02-01 has it.
-    let version = site.plain("GET", "/api/private/unauth/nds/defaultMongoDBMajorVersion").send().await.unwrap();
+    let version =
+        site.plain("GET", "/api/private/unauth/nds/defaultMongoDBMajorVersion").send().await.unwrap();
     let version = Answer::of(version).await.expect(200);
-    assert_eq!((version.text.as_str(), version.header("content-type").split(';').next()), ("8.0", Some("text/plain")));
+    assert_eq!(
+        (version.text.as_str(), version.header("content-type").split(';').next()),
+        ("8.0", Some("text/plain"))
+    );
     let clusters = format!("{group}/clusters");
     let clusters_2023 = cli.version("2023-02-01");
     let spec = json!({
@@ -69,8 +76,14 @@ async fn run(site: Site) {
     assert_eq!(created.header("content-type"), "application/vnd.atlas.2023-02-01+json;charset=utf-8");
     assert!(created.header("sunset").ends_with("GMT") && created.header("deprecation").ends_with("GMT"));
     let cluster = &created.body;
-    assert_eq!((&cluster["stateName"], &cluster["encryptionAtRestProvider"]), (&json!("CREATING"), &json!("AZURE")));
-    assert_eq!((&cluster["diskSizeGB"], &cluster["replicationSpecs"][0]["numShards"]), (&json!(10.0), &json!(1)));
+    assert_eq!(
+        (&cluster["stateName"], &cluster["encryptionAtRestProvider"]),
+        (&json!("CREATING"), &json!("AZURE"))
+    );
+    assert_eq!(
+        (&cluster["diskSizeGB"], &cluster["replicationSpecs"][0]["numShards"]),
+        (&json!(10.0), &json!(1))
+    );
     // The CLI looks for this code.
     clusters_2023.post(&clusters, spec).await.refused(400, "DUPLICATE_CLUSTER_NAME");
 
@@ -85,7 +98,10 @@ async fn run(site: Site) {
     });
     let idle = watched.await.body;
     assert!(idle["connectionStrings"]["standard"].as_str().unwrap().starts_with("mongodb://"), "{idle}");
-    let listed = clusters_2023.get(&format!("{clusters}?includeCount=true&itemsPerPage=100&pageNum=1")).await.expect(200);
+    let listed = clusters_2023
+        .get(&format!("{clusters}?includeCount=true&itemsPerPage=100&pageNum=1"))
+        .await
+        .expect(200);
     assert_eq!(listed.body["results"][0]["name"], "orders");
 
     // atlas clusters update: an older client changes one thing, and sends no more.
@@ -93,7 +109,12 @@ async fn run(site: Site) {
     let updated = clusters_2023.patch(&one, update).await.expect(200);
     assert_eq!(updated.body["terminationProtectionEnabled"], true);
     let protected = clusters_2023.delete(&one).await;
-    assert_eq!(protected.code(), "CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED", "{}", protected.text);
+    assert_eq!(
+        protected.code(),
+        "CANNOT_TERMINATE_CLUSTER_WHEN_TERMINATION_PROTECTION_ENABLED",
+        "{}",
+        protected.text
+    );
     clusters_2023.patch(&one, json!({"terminationProtectionEnabled": false})).await.expect(200);
 
     // A flex cluster's name is looked for in the other API; there is none.
@@ -104,7 +125,8 @@ async fn run(site: Site) {
     // atlas processes list, atlas events projects list, atlas alerts settings list, atlas maintenanceWindows describe
     let processes = old.get(&format!("{group}/processes")).await.expect(200);
     assert_eq!(processes.body["totalCount"], 3, "{}", processes.text);
-    let events = old.get(&format!("{group}/events?includeCount=true&itemsPerPage=100&pageNum=1")).await.expect(200);
+    let events =
+        old.get(&format!("{group}/events?includeCount=true&itemsPerPage=100&pageNum=1")).await.expect(200);
     assert!(events.body["results"].as_array().unwrap().len() > 3);
     let alerts = old.get(&format!("{group}/alertConfigs?includeCount=true")).await.expect(200);
     let rotation = |config: &Value| config["eventTypeName"] == "AZURE_ENCRYPTION_KEY_NEEDS_ROTATION";
@@ -127,7 +149,8 @@ async fn run(site: Site) {
 
 /// The challenge, to the letter: the Go client cuts it at `", "` and knows no other parameters.
 async fn challenge(site: &Site) {
-    let bare = site.plain("GET", "/api/atlas/v2/orgs").header("accept", "application/vnd.atlas.2023-01-01+json");
+    let bare =
+        site.plain("GET", "/api/atlas/v2/orgs").header("accept", "application/vnd.atlas.2023-01-01+json");
     let bare = Answer::of(bare.send().await.unwrap()).await;
     assert_eq!(bare.status, 401);
     assert_eq!(
@@ -138,26 +161,32 @@ async fn challenge(site: &Site) {
     let nonce = nonce_of(challenge);
     assert_eq!(
         challenge,
-        format!(r#"Digest realm="MMS Public API", domain="", nonce="{nonce}", algorithm=MD5, qop="auth", stale=false"#)
+        format!(
+            r#"Digest realm="MMS Public API", domain="", nonce="{nonce}", algorithm=MD5, qop="auth", stale=false"#
+        )
     );
     assert_eq!(nonce.len(), 32);
     let signed = sign(&site.owner, &nonce, 1, "GET", "/api/atlas/v2/orgs");
-    let request = site.plain("GET", "/api/atlas/v2/orgs").header("accept", "application/vnd.atlas.2023-01-01+json");
+    let request =
+        site.plain("GET", "/api/atlas/v2/orgs").header("accept", "application/vnd.atlas.2023-01-01+json");
     let answer = Answer::of(request.header("authorization", signed).send().await.unwrap()).await.expect(200);
     assert_eq!(answer.body["totalCount"], 1);
     // An unsigned request is challenged whatever is wrong with it: its answer would be taken for the real one.
-    let wrong = site.plain("POST", "/api/atlas/v2/groups").header("content-type", "application/json").body("{");
+    let wrong =
+        site.plain("POST", "/api/atlas/v2/groups").header("content-type", "application/json").body("{");
     assert_eq!(wrong.send().await.unwrap().status(), 401);
 }
 
 /// After a command the CLI reports its use to the same server, and backs off unless that is accepted.
 async fn telemetry(site: &Site) {
-    let events = json!([{"timestamp": "2026-08-10T03:07:31Z", "source": "atlascli", "properties": {"command": "x"}}]);
+    let events =
+        json!([{"timestamp": "2026-08-10T03:07:31Z", "source": "atlascli", "properties": {"command": "x"}}]);
     let bare = site.plain("POST", "/api/private/unauth/telemetry/events").json(&events).send().await.unwrap();
     assert!(bare.status().is_success(), "{}", bare.status());
     let media_type = "application/json";
     let body = Some(events.to_string().into_bytes());
-    let signed = site.owner().send_bytes("POST", "/api/private/v1.0/telemetry/events", body, media_type).await;
+    let signed =
+        site.owner().send_bytes("POST", "/api/private/v1.0/telemetry/events", body, media_type).await;
     assert!((200..300).contains(&signed.status), "{}", signed.text);
     let address = site.plain("GET", "/api/private/ipinfo").send().await.unwrap();
     assert_eq!(Answer::of(address).await.expect(200).body["currentIpv4Address"], "127.0.0.1");

@@ -32,7 +32,8 @@ async fn run(site: Site) {
     let v1 = tf.version("2023-01-01");
 
     // mongodbatlas_project: created, read with all that belongs to it.
-    let group = v1.post("/api/atlas/v2/groups", json!({"name": "tf", "orgId": site.org})).await.expect(201).body;
+    let group =
+        v1.post("/api/atlas/v2/groups", json!({"name": "tf", "orgId": site.org})).await.expect(201).body;
     let project = group["id"].as_str().unwrap().to_owned();
     let group = format!("/api/atlas/v2/groups/{project}");
     for part in ["", "/settings", "/limits", "/teams", "/ipAddresses"] {
@@ -109,22 +110,31 @@ async fn run(site: Site) {
     assert!(cluster["connectionStrings"]["standard"].is_string(), "{cluster}");
     let containers = v1.get(&format!("{group}/containers?providerName=AZURE")).await.expect(200).body;
     let of_region = |container: &Value| container["region"] == "US_EAST_2" && container["id"].is_string();
-    assert!(containers["results"].as_array().unwrap().iter().any(of_region), "container id not found: {containers}");
+    assert!(
+        containers["results"].as_array().unwrap().iter().any(of_region),
+        "container id not found: {containers}"
+    );
     read.get(&format!("{one}/processArgs")).await.expect(200);
     let flex = tf.version("2024-11-13").get(&format!("{group}/flexClusters")).await.expect(200).body;
     assert_eq!(flex["results"], json!([]));
 
     // Complaints 2 and 7: destroying the project's key while a cluster uses it is refused, and names the cluster.
-    let off: Value = PROVIDERS.map(|name| (name.to_owned(), json!({"enabled": false}))).into_iter().collect::<serde_json::Map<_, _>>().into();
+    let off: Value = PROVIDERS
+        .map(|name| (name.to_owned(), json!({"enabled": false})))
+        .into_iter()
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let refused = v1.patch(&encryption, off.clone()).await;
     assert_eq!(refused.status, 409, "{}", refused.text);
     assert!(refused.body["parameters"].as_array().unwrap().contains(&json!("orders")), "{}", refused.text);
 
     // destroy: the cluster until it is not found, then the key, then the project.
     tf.version("2023-02-01").delete(&one).await;
-    wait_for(&site, &mut agents, || async { Some(read.get(&one).await).filter(|answer| answer.status == 404) })
-        .await
-        .refused(404, "CLUSTER_NOT_FOUND");
+    wait_for(&site, &mut agents, || async {
+        Some(read.get(&one).await).filter(|answer| answer.status == 404)
+    })
+    .await
+    .refused(404, "CLUSTER_NOT_FOUND");
     v1.get(&encryption).await.expect(200);
     let after = v1.patch(&encryption, off).await.expect(200).body;
     assert_eq!(after["azureKeyVault"]["enabled"], false);

@@ -30,9 +30,12 @@ async fn postgresql() {
 
 async fn conforms(database: Database) {
     let Some(document) = std::env::var_os("KEYWARD_ATLAS_OPENAPI") else {
-        keyward_testkit::skip!("KEYWARD_ATLAS_OPENAPI names no official document of the Atlas Administration API");
+        keyward_testkit::skip!(
+            "KEYWARD_ATLAS_OPENAPI names no official document of the Atlas Administration API"
+        );
     };
-    let schemathesis = tokio::task::spawn_blocking(keyward_testkit::python::schemathesis).await.unwrap().unwrap();
+    let schemathesis =
+        tokio::task::spawn_blocking(keyward_testkit::python::schemathesis).await.unwrap().unwrap();
     let interpreter = match schemathesis {
         Ok(interpreter) => interpreter,
         Err(reason) => keyward_testkit::skip!("{reason}"),
@@ -73,7 +76,8 @@ async fn populate(site: &Site) -> Value {
     let made = |answer: Answer, status: u16| answer.expect(status).body;
     let account = async |name: &str| {
         let path = format!("/api/atlas/v2/orgs/{}/serviceAccounts", site.org);
-        let body = json!({"name": name, "description": name, "roles": ["ORG_OWNER"], "secretExpiresAfterHours": 24});
+        let body =
+            json!({"name": name, "description": name, "roles": ["ORG_OWNER"], "secretExpiresAfterHours": 24});
         made(owner.post(&path, body).await, 201)
     };
     let caller = account("schemathesis").await;
@@ -81,17 +85,23 @@ async fn populate(site: &Site) -> Value {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (id, secret) = (text(&caller["clientId"]), text(&caller["secrets"][0]["secret"]));
     let token = site.plain("POST", "/api/oauth/token").basic_auth(&id, Some(&secret));
-    let token = Answer::of(token.form(&[("grant_type", "client_credentials")]).send().await.unwrap()).await.expect(200);
+    let token = Answer::of(token.form(&[("grant_type", "client_credentials")]).send().await.unwrap())
+        .await
+        .expect(200);
     let authorization = format!("Bearer {}", text(&token.body["access_token"]));
     let version = "application/vnd.atlas.2025-03-12+json";
-    let group = site.plain("POST", "/api/atlas/v2/groups").header("accept", version).header("authorization", &authorization);
+    let group = site
+        .plain("POST", "/api/atlas/v2/groups")
+        .header("accept", version)
+        .header("authorization", &authorization);
     let group = group.json(&json!({"name": "schemathesis", "orgId": site.org})).send().await.unwrap();
     let project = text(&Answer::of(group).await.expect(201).body["id"]);
 
     // The organization's owner adds themselves to the project, then configures it.
     let path = format!("/api/atlas/v2/groups/{project}");
     let keys = made(owner.get(&format!("/api/atlas/v2/orgs/{}/apiKeys", site.org)).await, 200);
-    let own = keys["results"].as_array().unwrap().iter().find(|key| key["publicKey"] == site.owner.public).unwrap();
+    let own =
+        keys["results"].as_array().unwrap().iter().find(|key| key["publicKey"] == site.owner.public).unwrap();
     let roles = json!([{"roles": ["GROUP_OWNER"]}]);
     let added = owner.post(&format!("{path}/apiKeys/{}", text(&own["id"])), roles).await;
     assert!((200..300).contains(&added.status), "{}", added.text);
@@ -117,7 +127,8 @@ async fn populate(site: &Site) -> Value {
     let user = json!({"username": "user@example.com", "roles": ["GROUP_READ_ONLY"]});
     let user = made(owner.post(&format!("{path}/users"), user).await, 201);
     let sacrificed = json!({"desc": "sacrificed", "roles": ["ORG_MEMBER"]});
-    let sacrificed = made(owner.post(&format!("/api/atlas/v2/orgs/{}/apiKeys", site.org), sacrificed).await, 200);
+    let sacrificed =
+        made(owner.post(&format!("/api/atlas/v2/orgs/{}/apiKeys", site.org), sacrificed).await, 200);
     let config = json!({
         "eventTypeName": "HOST_DOWN", "enabled": true, "notifications": [{"typeName": "GROUP", "delayMin": 0}],
     });

@@ -13,3 +13,4 @@ mod opening;
 mod races;
 mod secrets;
 mod site;
+mod tls;

@@ -19,7 +19,7 @@ const CHANGES: usize = 5;
 impl Tour {
     /// The project's key stays as long as a cluster uses it.
     pub(super) async fn refuse_to_remove_key(&mut self) -> Result<(), Failure> {
-        let begun = self.report.begin("the server refuses to remove a key that a cluster uses, and names it");
+        let begun = self.report.begin("the server refuses to remove a key that a cluster uses");
         let done = self.try_to_remove_key().await;
         self.report.end(begun, done)
     }

@@ -81,7 +81,9 @@ async fn rotate(request: Request) -> Result<Reply, ApiError> {
             let master_key = report.observed.status.master_key.as_ref()?.id.clone();
             Some(NodeRotation { node: node.node_id, master_key, asked_at: now })
         })
-        .filter(|new| cluster.rotations.iter().all(|old| (old.node, &old.master_key) != (new.node, &new.master_key)))
+        .filter(|new| {
+            cluster.rotations.iter().all(|old| (old.node, &old.master_key) != (new.node, &new.master_key))
+        })
         .collect();
     let ids: Vec<String> = noted.iter().map(|rotation| rotation.node.to_string()).collect();
     if !noted.is_empty() {
@@ -175,7 +177,9 @@ fn shown(waiting: &Waiting, name: &dyn Fn(NodeId) -> String) -> Value {
         text = text.replace(&node.to_string(), &name(node));
         on["nodeName"] = json!(name(node));
     }
-    if let Some(opens) = on.get("opens").and_then(|opens| serde_json::from_value::<Timestamp>(opens.clone()).ok()) {
+    if let Some(opens) =
+        on.get("opens").and_then(|opens| serde_json::from_value::<Timestamp>(opens.clone()).ok())
+    {
         on["opens"] = json!(time(opens));
     }
     json!({"work": waiting.work, "on": on, "text": text})

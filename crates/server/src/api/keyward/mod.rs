@@ -12,8 +12,15 @@ use super::Operation;
 
 /// Their operations.
 pub fn operations() -> Vec<Operation> {
-    [clusters::operations(), encryption::operations(), jobs::operations(), join_tokens::operations(), nodes::operations(), openapi::operations()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        clusters::operations(),
+        encryption::operations(),
+        jobs::operations(),
+        join_tokens::operations(),
+        nodes::operations(),
+        openapi::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -207,7 +207,10 @@ mod tests {
             std::fs::write(file, &now).unwrap();
         }
         let committed = std::fs::read_to_string(file).unwrap_or_default();
-        assert!(committed == now, "docs/reference/keyward-openapi.json is stale: KEYWARD_WRITE_DOCS=1 writes it");
+        assert!(
+            committed == now,
+            "docs/reference/keyward-openapi.json is stale: KEYWARD_WRITE_DOCS=1 writes it"
+        );
     }
 
     #[test]
@@ -229,7 +232,9 @@ mod tests {
         for name in schemas.keys() {
             assert!(text.contains(&format!("\"#/components/schemas/{name}\"")), "{name} is used nowhere");
         }
-        for (_, rest) in text.match_indices("\"#/components/schemas/").map(|(at, found)| (at, &text[at + found.len()..])) {
+        for (_, rest) in
+            text.match_indices("\"#/components/schemas/").map(|(at, found)| (at, &text[at + found.len()..]))
+        {
             let name = rest.split('"').next().unwrap();
             assert!(schemas.contains_key(name), "{name} is nowhere");
         }

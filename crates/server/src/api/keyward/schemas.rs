@@ -10,11 +10,10 @@ pub(super) fn schemas() -> Value {
     let maybe_time = || json!({"type": "string", "format": "date-time", "nullable": true});
     let number = || json!({"type": "integer"});
     let flag = || json!({"type": "boolean"});
-    let list = |schema: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{schema}")}});
+    let list =
+        |schema: &str| json!({"type": "array", "items": {"$ref": format!("#/components/schemas/{schema}")}});
     let texts = || json!({"type": "array", "items": {"type": "string"}});
-    let object = |required: &[&str], properties: Value| {
-        json!({"type": "object", "required": required, "properties": properties})
-    };
+    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
     let state = || {
         json!({
             "type": "string",
@@ -168,7 +167,24 @@ pub(super) fn schemas() -> Value {
                 "usable": flag(), "token": text(),
             }),
         ),
-        "Alert": object(&["id"], json!({"id": text(), "text": text(), "node": maybe(), "status": text()})),
-        "Event": object(&["id"], json!({"id": text(), "eventTypeName": text(), "text": text(), "created": time()})),
+        "Alert": object(
+            &["id", "alertConfigId", "groupId", "eventTypeName", "status", "created", "updated", "text", "since"],
+            json!({
+                "id": text(), "alertConfigId": text(), "groupId": text(), "orgId": text(), "eventTypeName": text(),
+                "status": {"type": "string", "enum": ["OPEN", "TRACKING", "CLOSED", "CANCELLED"]},
+                "created": time(), "updated": time(), "resolved": time(), "lastNotified": time(),
+                "acknowledgedUntil": time(), "acknowledgementComment": text(), "acknowledgingUsername": text(),
+                "acknowledgedBy": maybe(), "clusterName": maybe(), "replicaSetName": text(),
+                "hostnameAndPort": text(), "node": maybe(), "text": text(), "since": time(), "links": list("Link"),
+            }),
+        ),
+        "Event": object(
+            &["id", "at", "type", "text", "outcome", "actor", "detail"],
+            json!({
+                "id": text(), "at": time(), "type": text(), "text": text(), "outcome": text(), "actor": text(),
+                "remoteAddress": maybe(), "orgId": maybe(), "groupId": maybe(), "clusterName": maybe(),
+                "detail": {"type": "object"},
+            }),
+        ),
     })
 }

@@ -186,7 +186,7 @@ with_vault_on_each_database! {
             }
         }
         let stored = site.encryption(&customer.project).await;
-        assert!(stored.validity.warnings[0].contains("no purge protection"), "{:?}", stored.validity);
+        assert!(stored.validity.warnings[0].contains("No purge protection"), "{:?}", stored.validity);
         let mut tx = site.server.app().store().read().await.unwrap();
         let left = tx.list_all::<keyward_model::encryption::ValidationRequest>().await.unwrap();
         assert!(left.is_empty(), "nobody waits any more");

@@ -107,7 +107,7 @@ with_vault_on_each_database! {
                 let actions: Vec<String> = granted.iter().map(|action| (*action).to_owned()).collect();
                 if actions.is_empty() {
                     // The vault stays in the model it was switched to.
-                    customer.vault.grant(customer.client_id(), Some(model), &["list".into()]).await.unwrap();
+                    customer.vault.grant(customer.client_id(), Some(model), &["create".into()]).await.unwrap();
                 } else {
                     customer.vault.grant(customer.client_id(), Some(model), &actions).await.unwrap();
                 }
