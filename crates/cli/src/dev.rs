@@ -128,7 +128,7 @@ async fn watch_all(
         if !told_next && view.server.cluster.as_deref() == Some("IDLE") {
             told_next = true;
             let dir = site.home().path().display();
-            let text = format!("next: keyward login --dir {dir}; then keyward cluster list");
+            let text = format!("next: keyward login --dir {dir}; keyward cluster list");
             news.push(Event { at: view.now, what: What::Notice { text } });
         }
         if let Some(members) = replica_set.take_if(|_| view.all_running()) {

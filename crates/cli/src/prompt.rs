@@ -46,7 +46,7 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(format!("{question} Nobody is there to ask"), "say yes with --yes"));
+        return Err(Failure::usage(format!("nobody is there to answer: {question}"), "say yes with --yes"));
     }
     let mut err = anstream::stderr().lock();
     let _ = write!(err, "{question} [y/N] ");

@@ -122,7 +122,7 @@ async fn dev_lives_with_other_commands_survives_its_own_kill_and_stops_everythin
     assert!(String::from_utf8_lossy(&second.stderr).starts_with("error: another `keyward dev` uses "));
 
     // Beside it, other commands work, and what they print is data.
-    let before = status(dir, "node-0");
+    let (before, other) = (status(dir, "node-0"), status(dir, "node-1"));
     assert_eq!((&before["state"], &before["verdict"]), (&"running".into(), &"Valid".into()), "{before}");
     assert_eq!(before["databaseKeys"][0]["database"], ".system");
     let keys = json(&beside(dir, &["vault", "key", "list", "--json"]));
@@ -137,6 +137,27 @@ async fn dev_lives_with_other_commands_survives_its_own_kill_and_stops_everythin
     assert_eq!(proof["verdict"], "noPlaintext");
     let rotated = json(&beside(dir, &["node", "rotate-master-key", "--json", "--node", "node-0"]));
     assert_eq!(rotated["previousMasterKeyId"], before["masterKey"]["id"]);
+
+    // The server's API, with nothing but the folder's name to log in: its cluster, its key, its audit log.
+    let api = |arguments: &[&str]| {
+        let config = dir.join("config");
+        keyward().args(arguments).env("XDG_CONFIG_HOME", config).env_remove("KEYWARD_PROFILE").output().unwrap()
+    };
+    dev.until("the cluster", |e| e["event"] == "cluster" && e["state"] == "IDLE");
+    let login = api(&["login", "--dir", dir.to_str().unwrap()]);
+    assert!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
+    let clusters = json(&api(&["cluster", "list", "--json"]));
+    assert_eq!((&clusters[0]["name"], &clusters[0]["stateName"]), (&"demo".into(), &"IDLE".into()));
+    let nodes = json(&api(&["cluster", "nodes", "demo", "--json"]));
+    assert_eq!(nodes.as_array().unwrap().len(), 2, "{nodes}");
+    let encryption = json(&api(&["encryption", "show", "--json"]));
+    assert_eq!(
+        encryption["azureKeyVault"]["keyIdentifier"],
+        before["customerKey"]["keyIdentifier"]
+    );
+    let rotated = api(&["cluster", "rotate-master-keys", "demo", "--watch"]);
+    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    assert_ne!(status(dir, "node-1")["masterKey"]["id"], other["masterKey"]["id"]);
 
     // An outage of the vault's data plane is told, and stops nothing.
     json(&beside(dir, &["vault", "fault", "set", "error503", "--json"]));
@@ -166,6 +187,16 @@ async fn dev_lives_with_other_commands_survives_its_own_kill_and_stops_everythin
         e["text"].as_str().is_some_and(|t| t.starts_with("the vault ended"))
     });
     json(&beside(dir, &["vault", "key", "list", "--json"]));
+
+    // So is a server, with all it knew.
+    let processes: Value = serde_json::from_slice(&std::fs::read(dir.join("processes.json")).unwrap()).unwrap();
+    let server = processes.as_array().unwrap().iter().find(|process| process["name"] == "server").unwrap();
+    assert!(Command::new("kill").args(["-KILL", &server["pid"].to_string()]).status().unwrap().success());
+    dev.until("the server restarted", |e| {
+        e["text"].as_str().is_some_and(|t| t.starts_with("the server ended"))
+    });
+    dev.until("the server back", |e| e["event"] == "server" && e["up"] == true);
+    assert_eq!(json(&api(&["cluster", "list", "--json"]))[0]["id"], clusters[0]["id"]);
 
     assert_eq!(dev.end(), 0);
     assert_eq!(mentioning(dir), Vec::<String>::new(), "processes are left");

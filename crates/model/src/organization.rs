@@ -26,6 +26,9 @@ pub struct Organization {
 pub struct OrganizationSettings {
     /// Whether API keys and service accounts need an access list.
     pub api_access_list_required: bool,
+    /// How long people's sessions last.
+    #[serde(default)]
+    pub custom_session_timeouts: Option<SessionTimeouts>,
     /// Whether generative features are on.
     #[serde(rename = "genAIFeaturesEnabled")]
     pub gen_ai_features_enabled: bool,
@@ -43,6 +46,16 @@ pub struct OrganizationSettings {
     pub streams_cross_group_enabled: bool,
 }
 
+/// How long people's sessions last, seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionTimeouts {
+    /// In all.
+    pub absolute_session_timeout_in_seconds: Option<u32>,
+    /// Without anything done.
+    pub idle_session_timeout_in_seconds: Option<u32>,
+}
+
 /// Longest lifetime of a service account's secret that an organization can set, hours.
 pub const LONGEST_SECRET_HOURS: u32 = 8760;
 
@@ -50,6 +63,7 @@ impl Default for OrganizationSettings {
     fn default() -> Self {
         Self {
             api_access_list_required: false,
+            custom_session_timeouts: None,
             gen_ai_features_enabled: true,
             max_service_account_secret_validity_in_hours: LONGEST_SECRET_HOURS,
             multi_factor_auth_required: false,

@@ -142,7 +142,7 @@ async fn prove_node(State(app): State<App>) -> Response {
 async fn rotate(State(app): State<App>) -> Response {
     let link = app.link.clone();
     stream_of(app, |node, progress| async move {
-        let hint = "it rotates on the project's schedule; on the server: keyward encryption show";
+        let hint = "it rotates on the project's schedule; at once: keyward cluster rotate-master-keys NAME";
         link.refuse_if_managed("the rotation of this node's master key", hint)?;
         operations::rotate_master_key(&node, &progress).await
     })

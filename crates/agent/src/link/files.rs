@@ -19,6 +19,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use keyward_model::{
     Timestamp,
     approval::{Approval, Seen},
+    id::NodeId,
     sync::{Desired, DesiredCredential, DesiredEncryption, DesiredRun},
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Joined {
+    /// The node, as it joined.
+    pub(super) node_id: NodeId,
     /// Its address for agents.
     pub(super) url: Url,
     /// SHA-256 of its authority, hexadecimal.
@@ -84,7 +87,7 @@ pub(super) struct LinkFiles {
 const SECRET_PREFIX: &str = "client-secret-";
 
 impl LinkFiles {
-    /// Those of the node with this `state_dir`. Makes the folder only when something is written.
+    /// Those of the node with this `state_dir`.
     pub(super) fn open(state_dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, MemoryError> {
         let dir = state_dir.join("server");
         Ok(Self { memory: Memory::open(&dir, disk)?, dir })

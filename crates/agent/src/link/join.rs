@@ -47,11 +47,13 @@ impl Link {
             }
         };
         let client = Client::pinned(&token.url, &token.ca_sha256).map_err(LinkError::from)?;
-        let request = self.enrolment(&key).await?;
+        let node_id = NodeId(uuid::Uuid::from_bytes(*self.0.node.node_id().await?.as_bytes()));
+        let request = self.enrolment(node_id, &key)?;
         let enrolled = client.enrol(&token.secret, &request).await.map_err(LinkError::from)?;
         let authority =
             pick_authority(&enrolled.authorities, &token.ca_sha256).ok_or(LinkError::OtherAuthority)?;
         let joined = Joined {
+            node_id,
             url: token.url.clone(),
             ca_sha256: token.ca_sha256.clone(),
             issued_at: self.0.node.clock().now(),
@@ -85,7 +87,8 @@ impl Link {
     pub(super) async fn renew(&self, client: &Client) -> Result<(), NodeError> {
         let files = &self.0.files;
         let Some(key) = files.key().map_err(LinkError::from)? else { return Ok(()) };
-        let request = self.enrolment(&key).await?;
+        let Some(node_id) = self.state().joined.as_ref().map(|joined| joined.node_id) else { return Ok(()) };
+        let request = self.enrolment(node_id, &key)?;
         let enrolled = client.renew(&request).await.map_err(LinkError::from)?;
         files.set_certificate(&enrolled.certificate, &enrolled.authorities).map_err(LinkError::from)?;
         let joined = {
@@ -100,9 +103,8 @@ impl Link {
         Ok(())
     }
 
-    async fn enrolment(&self, key: &str) -> Result<Enrolment, NodeError> {
+    fn enrolment(&self, node_id: NodeId, key: &str) -> Result<Enrolment, NodeError> {
         let node = &self.0.node;
-        let node_id = NodeId(uuid::Uuid::from_bytes(*node.node_id().await?.as_bytes()));
         let key = KeyPair::from_pem(key).map_err(LinkError::from)?;
         let request = CertificateParams::default().serialize_request(&key).map_err(LinkError::from)?;
         Ok(Enrolment {

@@ -7,17 +7,16 @@ use keyward_model::{
 };
 
 use super::Link;
-use crate::node::{NodeError, NodeHandle};
+use crate::node::NodeHandle;
 
 /// The node as it is now, without number and time of the report.
-pub(super) async fn observe(link: &Link) -> Result<Observed, NodeError> {
+pub(super) fn observe(link: &Link, node_id: NodeId) -> Observed {
     let node = &link.0.node;
-    let node_id = NodeId(uuid::Uuid::from_bytes(*node.node_id().await?.as_bytes()));
     // The link is what the rest of the report says.
     let status = NodeStatus { link: None, ..node.status() };
     let engine = &node.config().engine;
     let state = link.state();
-    Ok(Observed {
+    Observed {
         node_id,
         report: 0,
         at: keyward_model::Timestamp::from_epoch_ms(0),
@@ -31,7 +30,7 @@ pub(super) async fn observe(link: &Link) -> Result<Observed, NodeError> {
         validated: state.validated.clone(),
         snapshots: node.snapshots(),
         replica_state: node.replica_state(),
-    })
+    }
 }
 
 fn wraps(node: &NodeHandle) -> Vec<ObservedWrap> {

@@ -74,7 +74,7 @@ async fn talk(
     loop {
         changes.mark_unchanged();
         let began = Instant::now();
-        let request = reporter.request(link, WAIT_S).await?;
+        let request = reporter.request(link, WAIT_S)?;
         let poll = client.sync(&request);
         tokio::pin!(poll);
         let answer = loop {
@@ -87,10 +87,10 @@ async fn talk(
                     }
                     tokio::time::sleep(GATHER).await;
                     changes.mark_unchanged();
-                    if reporter.look(link).await? {
+                    if reporter.look(link)? {
                         // Told beside the call that waits. What is desired comes by that one alone: two calls may
                         // be answered in either order.
-                        let request = reporter.request(link, 0).await?;
+                        let request = reporter.request(link, 0)?;
                         let answer = client.sync(&request).await;
                         hear(link, &client, reporter, answer).await?;
                     }
@@ -205,8 +205,11 @@ struct Reporter {
 
 impl Reporter {
     /// Looks at the node; gives whether there is something new to tell.
-    async fn look(&mut self, link: &Link) -> Result<bool, NodeError> {
-        let seen = observe::observe(link).await?;
+    fn look(&mut self, link: &Link) -> Result<bool, NodeError> {
+        let Some(node_id) = link.state().joined.as_ref().map(|joined| joined.node_id) else {
+            return Ok(false);
+        };
+        let seen = observe::observe(link, node_id);
         if let Some((newest, at)) = &self.newest
             && newest.report > self.stored_by_others()
             && at.elapsed() < EVIDENCE_AGE
@@ -231,8 +234,8 @@ impl Reporter {
         if self.stored > own { self.stored } else { 0 }
     }
 
-    async fn request(&mut self, link: &Link, wait_s: u16) -> Result<SyncRequest, NodeError> {
-        self.look(link).await?;
+    fn request(&mut self, link: &Link, wait_s: u16) -> Result<SyncRequest, NodeError> {
+        self.look(link)?;
         let newest = self.newest.as_ref().map(|(observed, _)| observed);
         let report = newest.map_or(0, |observed| observed.report);
         let state = link.state();
@@ -257,6 +260,7 @@ mod tests {
         let hour = 3_600_000;
         let at = |hours: i64| Timestamp::from_epoch_ms(hours * hour);
         let joined = |issued: i64, ends: i64| Joined {
+            node_id: keyward_model::id::NodeId(uuid::Uuid::nil()),
             url: "https://s".parse().unwrap(),
             ca_sha256: String::new(),
             issued_at: at(issued),

@@ -87,6 +87,10 @@ async fn a_waiting_node_is_placed_and_follows_the_key_the_secret_and_the_rotatio
     let failure = failure_of(agent.client.run(&rewrap_to(&world.key_identifier)?, |_| {}).await);
     assert_eq!((failure.code.as_str(), failure.exit), ("MANAGED_BY_SERVER", 1), "{failure:?}");
 
+    let failure = failure_of(agent.client.run(&Request::RotateMasterKey, |_| {}).await);
+    assert_eq!((failure.code.as_str(), failure.exit), ("MANAGED_BY_SERVER", 1), "{failure:?}");
+    assert!(failure.hint.contains("rotate-master-keys"), "{failure:?}");
+
     // Without its server the node starts anew with what it was told last.
     server.go_away().await;
     agent.stop_all().await?;
@@ -105,7 +109,7 @@ async fn a_waiting_node_is_placed_and_follows_the_key_the_secret_and_the_rotatio
     wanted.run = DesiredRun::Running;
     let revision = server.desire(node, &wanted).await?;
     until_done(&agent.client, revision).await?;
-    assert_eq!(until_state(&agent.client, NodeState::Running).await?.engine.is_some(), true);
+    assert!(until_state(&agent.client, NodeState::Running).await?.engine.is_some());
     agent.stop_all().await
 }
 

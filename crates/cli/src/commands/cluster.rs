@@ -280,6 +280,7 @@ pub(super) fn clusters_text(clusters: &[Value]) -> String {
 /// Nodes of a cluster as a table, with what holds each back beneath.
 pub(super) fn nodes_text(nodes: &[Value]) -> String {
     let now = now();
+    let nodes = &by_name(nodes);
     let mut told = rows(
         ["NODE", "STATE", "VERDICT", "MEMBER", "KEY VERSION", "REPORT", "PROGRESS"],
         "no node yet",
@@ -305,6 +306,13 @@ pub(super) fn nodes_text(nodes: &[Value]) -> String {
     }
     told.push_str(&held_back_text(nodes));
     told
+}
+
+/// As people look for them.
+pub(super) fn by_name(nodes: &[Value]) -> Vec<Value> {
+    let mut nodes = nodes.to_vec();
+    nodes.sort_by(|a, b| text(a, "/name").cmp(text(b, "/name")));
+    nodes
 }
 
 /// What nodes hold back, why, and what to do.

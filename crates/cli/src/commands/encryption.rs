@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
-use super::cluster::{LOOK, held_back_text, state_text, verdict_text};
+use super::cluster::{LOOK, by_name, held_back_text, state_text, verdict_text};
 use crate::api::answer::{ago, is, items, lines, number, or_dash, rows, text};
 use crate::api::{Api, atlas, own, project};
 use crate::args::encryption::{EncryptionCommand, EndpointCommand, EnvironmentChoice, SetArguments};
@@ -199,6 +199,7 @@ fn status_text(status: &Value) -> String {
 }
 
 fn members_text(nodes: &[Value]) -> String {
+    let nodes = &by_name(nodes);
     let version = |key: &str| short(key.rsplit('/').next().unwrap_or_default()).to_owned();
     let now = now();
     let table = rows(

@@ -104,7 +104,7 @@ fn line(event: &Value) -> String {
 
 /// Details as `name value` with commas; long ones are left to `--json`.
 fn details(detail: &Value) -> String {
-    const LONGEST: usize = 100;
+    const LONGEST: usize = 240;
     let parts: Vec<String> = detail
         .as_object()
         .into_iter()

@@ -151,7 +151,7 @@ fn nodes_text(nodes: &[Value]) -> String {
     rows(
         ["NODE", "CLUSTER", "HOST", "STATE", "VERDICT", "REPORT", "VERSION"],
         "no node has joined; make a token: keyward project join-token create",
-        nodes,
+        &super::cluster::by_name(nodes),
         |node| {
             [
                 text(node, "/name").into(),

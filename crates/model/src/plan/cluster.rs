@@ -203,6 +203,14 @@ impl<'a> Scene<'a> {
     /// A member without work: says so when it is not well or has not done what was asked.
     fn rest(&self, node: &Node, plan: &mut NodePlan) {
         let work = if node.asked.member { Work::Run } else { Work::Place };
+        // Nothing is started unencrypted.
+        let keyless =
+            node.seen.as_ref().is_some_and(|seen| seen.key.is_none() && seen.state != NodeState::Running);
+        if keyless && node.asked.member && self.cluster.provider == KeyProvider::None && !self.cluster.paused
+        {
+            plan.waiting.push(Waiting { work: Work::Run, on: WaitingOn::NoCustomerKey });
+            return;
+        }
         let on = match ailment(self.now, node, self.cluster.paused) {
             None if node.asked.member && node.asked.run == plan.run => return,
             None => WaitingOn::Report { node: node.id },

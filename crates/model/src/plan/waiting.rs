@@ -107,7 +107,7 @@ pub enum WaitingOn {
         /// How many are missing.
         missing: usize,
     },
-    /// A customer key on the project.
+    /// A customer key: on the project, and named by the cluster.
     NoCustomerKey,
     /// The cluster is paused.
     Paused,
@@ -187,7 +187,9 @@ impl fmt::Display for WaitingOn {
             WaitingOn::NoFreeNode { missing } => {
                 write!(f, "{missing} more enrolled nodes of the project that belong to no cluster")
             }
-            WaitingOn::NoCustomerKey => f.write_str("a customer key on the project"),
+            WaitingOn::NoCustomerKey => {
+                f.write_str("a customer key: configure one on the project and set encryptionAtRestProvider")
+            }
             WaitingOn::Paused => f.write_str("the cluster to be resumed; it is paused"),
         }
     }

@@ -223,10 +223,11 @@ async fn update_settings(mut request: Request) -> Result<Reply, ApiError> {
 /// What was never given is left out, but for the contact that Atlas shows as `null`.
 fn settings_view(settings: &OrganizationSettings) -> Value {
     let mut shown = json!(settings);
-    if settings.security_contact.is_none()
-        && let Some(shown) = shown.as_object_mut()
-    {
-        shown.shift_remove("securityContact");
+    if let Some(shown) = shown.as_object_mut() {
+        shown.retain(|name, value| name == "operationsContact" || !value.is_null());
+        if let Some(timeouts) = shown.get_mut("customSessionTimeouts").and_then(Value::as_object_mut) {
+            timeouts.retain(|_, value| !value.is_null());
+        }
     }
     shown
 }

@@ -632,7 +632,7 @@ fn base_view(user: &User) -> Value {
     })
 }
 
-/// As versions before 2025-02-19 show a user.
+/// As versions before 2025-02-19 show a user, without what keyward does not know: country, telephone number, password.
 fn old_view(request: &Request, user: &User, grants: &Grants) -> Value {
     let seen = |org: OrgId| request.principal.grants.org.iter().any(|(own, _)| *own == org);
     let mut roles: Vec<Value> = grants
@@ -654,14 +654,12 @@ fn old_view(request: &Request, user: &User, grants: &Grants) -> Value {
             .map(|(project, role)| json!({"groupId": project, "roleName": role_name(role)})),
     );
     json!({
-        "country": "",
         "createdAt": time(user.created),
         "emailAddress": user.username,
         "firstName": "",
         "id": user.id,
         "lastName": "",
         "links": [{"href": request.href(&format!("/api/atlas/v2/users/{}", user.id)), "rel": "self"}],
-        "mobileNumber": "",
         "roles": roles,
         "teamIds": [],
         "username": user.username,

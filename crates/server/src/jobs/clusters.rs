@@ -155,7 +155,7 @@ async fn end(app: &App, lease: &Lease, now: Timestamp, stored: &Stored<Cluster>)
     change.require_lease(lease).await?;
     // A node may have been placed meanwhile, by the pass of another server.
     let left = change.list::<keyward_model::node::EnrolledNode>(stored.project).await?;
-    if left.iter().any(|node| node.cluster == Some(stored.id)) {
+    if left.iter().any(|node| node.cluster == Some(stored.id) && node.revoked_at.is_none()) {
         return Ok(());
     }
     change.delete::<Cluster>(stored.id).await?;

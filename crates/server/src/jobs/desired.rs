@@ -57,7 +57,7 @@ impl Job for Desired {
         drop(tx);
         let (plan, _, violations) = fleet.plan(now);
         let frozen = Frozen::of(&violations, &fleet);
-        self.say(app, lease, now, &violations).await?;
+        self.say(app, lease, now, &violations, &fleet).await?;
 
         let mut rotations = 0;
         for own in plan.clusters.iter().filter(|own| !own.rotate.is_empty() && !frozen.cluster(own.cluster)) {
@@ -87,6 +87,7 @@ impl Desired {
         lease: &Lease,
         now: Timestamp,
         violations: &[Violation],
+        fleet: &Fleet,
     ) -> Result<(), JobError> {
         let new: Vec<&Violation> = {
             let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,9 +97,12 @@ impl Desired {
             tracing::error!(%violation, "the plan contradicts itself; what it concerns is not carried out");
             let mut change = app.store().change().await?;
             change.require_lease(lease).await?;
-            let event = NewEvent::new(EventType::PlanRefused, actor())
+            let mut event = NewEvent::new(EventType::PlanRefused, actor())
                 .outcome(Outcome::Failed)
                 .detail("violation", violation.to_string());
+            if let Some(cluster) = concerned(violation, fleet).and_then(|id| fleet.clusters.get(&id)) {
+                event = event.project(cluster.project).cluster(cluster.name.clone());
+            }
             change.commit(event, now).await?;
         }
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,22 +126,7 @@ impl Frozen {
     fn of(violations: &[Violation], fleet: &Fleet) -> Self {
         let mut frozen = Self::default();
         for violation in violations {
-            let cluster = match violation {
-                Violation::ClusterCount(..) | Violation::NodeCount(..) => None,
-                Violation::Placement(_, cluster)
-                | Violation::Idle(cluster, _)
-                | Violation::Silent(cluster) => Some(*cluster),
-                Violation::TwoNodes(node, _)
-                | Violation::Unwell(node, _)
-                | Violation::Primary(node)
-                | Violation::NoMajority(node)
-                | Violation::Key(node)
-                | Violation::Off(node)
-                | Violation::Rotation(node)
-                | Violation::RotatedTwice(node)
-                | Violation::Release(node) => fleet.nodes.get(node).and_then(|node| node.cluster),
-            };
-            match cluster {
+            match concerned(violation, fleet) {
                 Some(cluster) => drop(frozen.clusters.insert(cluster)),
                 None => frozen.all = true,
             }
@@ -147,6 +136,25 @@ impl Frozen {
 
     fn cluster(&self, cluster: ClusterId) -> bool {
         self.all || self.clusters.contains(&cluster)
+    }
+}
+
+/// The cluster that a contradiction is about; `None` for all of them.
+fn concerned(violation: &Violation, fleet: &Fleet) -> Option<ClusterId> {
+    match violation {
+        Violation::ClusterCount(..) | Violation::NodeCount(..) => None,
+        Violation::Placement(_, cluster) | Violation::Idle(cluster, _) | Violation::Silent(cluster) => {
+            Some(*cluster)
+        }
+        Violation::TwoNodes(node, _)
+        | Violation::Unwell(node, _)
+        | Violation::Primary(node)
+        | Violation::NoMajority(node)
+        | Violation::Key(node)
+        | Violation::Off(node)
+        | Violation::Rotation(node)
+        | Violation::RotatedTwice(node)
+        | Violation::Release(node) => fleet.nodes.get(node).and_then(|node| node.cluster),
     }
 }
 
@@ -327,4 +335,38 @@ fn is_nothing(desired: &sync::Desired) -> bool {
         && desired.encryption.is_none()
         && desired.validations.is_empty()
         && desired.run == sync::DesiredRun::Unmanaged
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_model::node::EnrolledNode;
+    use keyward_store::Stored;
+
+    use super::*;
+
+    #[test]
+    fn what_a_contradiction_concerns_is_frozen_and_the_rest_is_not() {
+        let (one, other) = (ClusterId::from_bytes([1; 12]), ClusterId::from_bytes([2; 12]));
+        let node = NodeId(uuid::Uuid::from_u128(7));
+        let enrolled = EnrolledNode {
+            node_id: node,
+            project: ProjectId::from_bytes([3; 12]),
+            name: "n7".into(),
+            hostname: "h".into(),
+            cluster: Some(one),
+            public_key_sha256: String::new(),
+            enrolled_at: Timestamp::from_epoch_ms(0),
+            revoked_at: None,
+        };
+        let fleet = Fleet {
+            nodes: [(node, Stored { document: enrolled, revision: 1 })].into_iter().collect(),
+            ..Fleet::default()
+        };
+        let frozen = Frozen::of(&[Violation::Primary(node)], &fleet);
+        assert!(frozen.cluster(one) && !frozen.cluster(other) && !frozen.all);
+        let frozen = Frozen::of(&[Violation::Idle(other, node)], &fleet);
+        assert!(frozen.cluster(other) && !frozen.cluster(one));
+        assert!(Frozen::of(&[Violation::NodeCount(node, 2)], &fleet).cluster(other));
+        assert!(!Frozen::of(&[], &fleet).cluster(one));
+    }
 }

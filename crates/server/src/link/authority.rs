@@ -182,9 +182,9 @@ impl Authority {
 pub(super) fn read_shown(certificate: &CertificateDer<'_>) -> Option<Shown> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
-    let node_id = names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix(NODE_URI)?.parse().ok(),
-        _ => None,
+    let node_id = names.value.general_names.iter().find_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        uri.strip_prefix(NODE_URI)?.parse().ok()
     })?;
     let at = |seconds: i64| Timestamp::from_epoch_ms(seconds.saturating_mul(1000));
     Some(Shown {

@@ -135,9 +135,11 @@ async fn tell(
         return Ok(stored);
     }
     let stored = change.put_report(observed, now).await?;
-    let mut event = NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() })
-        .project(node.project)
-        .detail("reason", observed.status.reason.clone());
+    let mut event =
+        NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() }).project(node.project);
+    if kind == EventType::NodeStoppedRevoked {
+        event = event.detail("reason", observed.status.reason.clone());
+    }
     event.org = change.get::<Project>(node.project).await?.map(|project| project.org);
     if let Some(id) = node.cluster {
         event.cluster = change.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone());

@@ -1,9 +1,9 @@
 //! Organizations, projects, users, API keys and service accounts, and who may do what with them.
 
 use keyward_store::EventFilter;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::site::{Answer, Database, Pair, Site, pair_of};
+use crate::site::{Answer, Database, Site, pair_of};
 
 const UNKNOWN: &str = "5f3a0c9e8d7b6a5f4e3d2c1b";
 
@@ -176,8 +176,14 @@ on_each_database! {
         let other = site.org_key(&["ORG_MEMBER"]).await;
         site.caller(&other).delete(&format!("{list}/127.0.0.0%2F8")).await.refused(401, "USER_UNAUTHORIZED");
         owner.delete(&format!("{list}/127.0.0.0%2F8")).await.expect(204);
-        // The organization may ask for lists.
+        // Settings that are only kept come back as they were given.
         let settings = format!("/api/atlas/v2/orgs/{}/settings", site.org);
+        let timeouts = json!({"customSessionTimeouts": {"idleSessionTimeoutInSeconds": 600}, "securityContact": "s@example.org"});
+        let kept = owner.patch(&settings, timeouts).await.expect(200);
+        assert_eq!(kept.body["customSessionTimeouts"], json!({"idleSessionTimeoutInSeconds": 600}));
+        assert_eq!(owner.get(&settings).await.expect(200).body, kept.body);
+        owner.patch(&settings, json!({"maxServiceAccountSecretValidityInHours": 7})).await.refused(400, "INVALID_ATTRIBUTE");
+        // The organization may ask for lists.
         owner.patch(&settings, json!({"apiAccessListRequired": true})).await.expect(200);
         key.get("/api/atlas/v2").await.refused(403, "ORG_REQUIRES_WHITELIST");
     }
@@ -393,5 +399,4 @@ async fn lists_are_never_missing() {
             answer.text
         );
     }
-    let _: (Pair, Value) = (site.owner.clone(), json!(null));
 }

@@ -30,6 +30,7 @@ mod endpoints;
 mod faults;
 mod lifecycle;
 mod nodes;
+mod own_api;
 mod recheck;
 mod refusals;
 mod roles;

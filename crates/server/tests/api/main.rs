@@ -16,6 +16,7 @@ mod every_operation;
 mod link;
 mod maintenance_window;
 mod pipeline;
+mod reference;
 mod roles;
 mod rollouts;
 mod secrets;

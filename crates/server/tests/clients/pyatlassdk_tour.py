@@ -106,7 +106,7 @@ def main():
 
     cluster = plain(client.clusters.create_group_cluster(group, spec))
     assert cluster["encryptionAtRestProvider"] == "AZURE", cluster
-    state = lambda: plain(client.clusters.get_group_cluster(group, "orders"))["stateName"]
+    state = lambda: plain(client.clusters.get_group_cluster(group_id=group, cluster_name="orders"))["stateName"]
     wait("the cluster", lambda: state() == "IDLE")
     say("creates a cluster")
     processes = plain(client.monitoring_and_logs.list_group_processes(group))["results"]
@@ -122,7 +122,7 @@ def main():
     names = [event["eventTypeName"] for event in events]
     assert names.count("ENCRYPTION_AT_REST_CONFIGURATION_UPDATED") + names.count("AZURE_ENCRYPTION_KEY_ROTATED") >= 2, names
     assert "CLUSTER_CREATED" in names and names[-1] == "GROUP_CREATED", names
-    one = plain(client.events.get_group_event(group, events[0]["id"]))
+    one = plain(client.events.get_group_event(group_id=group, event_id=events[0]["id"]))
     assert one["eventTypeName"] == names[0], one
     say("reads events", count=len(names))
 
@@ -131,11 +131,11 @@ def main():
         lambda: encryption.update_group_encryption_at_rest(group, {"azureKeyVault": {"enabled": False}}),
     )
     assert refusal.status_code == 409 and "orders" in str(refusal.payload), refusal.payload
-    without_body(lambda: client.clusters.delete_group_cluster(group, "orders"))
+    without_body(lambda: client.clusters.delete_group_cluster(group_id=group, cluster_name="orders"))
 
     def is_gone():
         try:
-            client.clusters.get_group_cluster(group, "orders")
+            client.clusters.get_group_cluster(group_id=group, cluster_name="orders")
         except AtlasApiError as error:
             assert error.payload["errorCode"] == "CLUSTER_NOT_FOUND", error.payload
             return True

@@ -1,7 +1,8 @@
 //! Schemathesis over the operations of the official document, on both databases: no 5xx, and every answer conforms.
 //!
 //! That document is not part of the project: `KEYWARD_ATLAS_OPENAPI` names it, and without it the tests say that they
-//! were skipped. `KEYWARD_SCHEMATHESIS_EXAMPLES` sets the examples per operation, for a thorough run.
+//! were skipped. `KEYWARD_SCHEMATHESIS_EXAMPLES` sets the examples per operation, for a thorough run, and
+//! `KEYWARD_SCHEMATHESIS_PATHS` (a regular expression) the paths.
 
 use std::{path::Path, process::Stdio};
 
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Examples per operation and phase, few enough for every day.
-const EXAMPLES: &str = "6";
+const EXAMPLES: &str = "4";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite() {
@@ -43,12 +44,18 @@ async fn conforms(database: Database) {
     let Some(site) = Site::start_with_vault(database).await else { return };
     let known = populate(&site).await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let examples = std::env::var("KEYWARD_SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| EXAMPLES.to_owned());
+    let thorough = std::env::var("KEYWARD_SCHEMATHESIS_EXAMPLES").ok();
+    // The phase `coverage` alone tries some hundred requests per operation.
+    let phases = if thorough.is_some() { "examples,coverage,fuzzing" } else { "examples,fuzzing" };
+    let examples = thorough.unwrap_or_else(|| EXAMPLES.to_owned());
+    let paths = std::env::var("KEYWARD_SCHEMATHESIS_PATHS").unwrap_or_else(|_| "^/api/atlas/v2".to_owned());
+    let report = keyward_testkit::target_dir().join(format!("schemathesis-{database:?}.txt").to_lowercase());
+    let written = std::fs::File::create(&report).unwrap();
     let mut command = Command::new(interpreter.with_file_name("schemathesis"));
     command
         .args(["run", "--url", &site.url, "--tls-verify"])
         .arg(site.ca_file())
-        .args(["--include-path-regex", "^/api/atlas/v2", "--phases", "examples,coverage,fuzzing"])
+        .args(["--include-path-regex", &paths, "--phases", phases])
         .args(["--checks", "no_server_error,no_secret,status_code_conformance"])
         .args(["--checks", "content_type_conformance,response_schema_conformance"])
         .args(["--max-examples", &examples, "--seed", "20261124", "--generation-deterministic"])
@@ -61,13 +68,19 @@ async fn conforms(database: Database) {
         .env("SCHEMATHESIS_HOOKS", "schemathesis_hooks")
         .env("KEYWARD_KNOWN", known.to_string())
         .stdin(Stdio::null())
+        .stdout(written.try_clone().unwrap())
+        .stderr(written)
         .kill_on_drop(true);
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"] {
         command.env_remove(proxy);
     }
-    let output = command.output().await.unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
+    let status = command.status().await.unwrap();
+    assert!(
+        status.success(),
+        "{}\n{status}: see {}",
+        std::fs::read_to_string(&report).unwrap(),
+        report.display()
+    );
 }
 
 /// One of everything, for requests to reach; and who makes them.

@@ -70,7 +70,11 @@ async fn create(mut request: Request) -> Result<Reply, ApiError> {
     let (token, text) = invited.map_err(|error| match error {
         LinkError::Store(error) => error.into(),
         error @ LinkError::TooManyTokens => ApiError::new(Code::RateLimited).detail(format!("{error}.")),
-        error => {
+        error @ (LinkError::Certificate(_)
+        | LinkError::Tls(_)
+        | LinkError::NoAuthority
+        | LinkError::Damaged
+        | LinkError::Address(_)) => {
             tracing::error!(%error, "no join token can be made");
             ApiError::new(Code::UnexpectedError)
         }
