@@ -89,7 +89,7 @@ fn fleet(nodes: usize) -> State {
     };
     let node = |n: usize| {
         let at = n / MEMBERS;
-        let moves = at % 3 == 0;
+        let moves = at.is_multiple_of(3);
         let held = key(if moves { usize::MAX } else { at / CLUSTERS });
         let age_days = if at % 3 == 1 { 95 } else { 30 };
         Node {

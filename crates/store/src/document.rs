@@ -268,10 +268,14 @@ impl Observation {
         let Some(before) = before else { return Err(StoreError::Conflict { what: what::<T>(&id) }) };
         let unreadable =
             |error: serde_json::Error| StoreError::Unreadable { what: what::<T>(&id), source: error.into() };
-        let before: Map<String, Value> = serde_json::from_str(&before.text("body")?).map_err(unreadable)?;
-        let after = serde_json::to_value(document).map_err(unreadable)?;
-        let empty = Map::new();
-        let after = after.as_object().unwrap_or(&empty);
+        // By way of the type, so that a field that is new to it does not count as changed.
+        let fields = |document: &T| match serde_json::to_value(document) {
+            Ok(Value::Object(fields)) => Ok(fields),
+            Ok(_) => Ok(Map::new()),
+            Err(error) => Err(unreadable(error)),
+        };
+        let before: T = serde_json::from_str(&before.text("body")?).map_err(unreadable)?;
+        let (before, after) = (fields(&before)?, fields(document)?);
         let names = before.keys().chain(after.keys());
         match names
             .filter(|name| !T::FOUND.contains(&name.as_str()))

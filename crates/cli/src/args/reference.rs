@@ -10,7 +10,7 @@ const HEAD: &str = "\
 # Command line
 
 Every command with its options, as `--help` shows it. Generated from the definition: after a change, run
-`KEYWARD_WRITE_REFERENCE=1 cargo test -p keyward-cli reference`.
+`KEYWARD_WRITE_DOCS=1 cargo test -p keyward-cli reference`.
 
 Data goes to stdout, everything else to stderr. With `--json` only data is printed. Exit codes: 0 done, 1 failed, 2 wrong
 usage, 3 refused because the customer key is revoked, 4 the customer key is unavailable.
@@ -38,13 +38,13 @@ fn section(command: &mut clap::Command, page: &mut String) {
 fn the_reference_is_current() {
     let path = keyward_testkit::project_root().join("docs/reference/cli.md");
     let page = page();
-    if std::env::var_os("KEYWARD_WRITE_REFERENCE").is_some() {
+    if std::env::var_os("KEYWARD_WRITE_DOCS").is_some() {
         std::fs::write(&path, &page).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == page,
-        "{} is not current: run KEYWARD_WRITE_REFERENCE=1 cargo test -p keyward-cli reference",
+        "{} is not current: run KEYWARD_WRITE_DOCS=1 cargo test -p keyward-cli reference",
         path.display()
     );
 }

@@ -157,7 +157,9 @@ fn draw_vault(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) {
         }
         .as_str(),
         match &view.server.cluster {
-            Some(state) => format!("{} · {} {state}", view.server.url.trim_end_matches('/'), super::server::CLUSTER),
+            Some(state) => {
+                format!("{} · {} {state}", view.server.url.trim_end_matches('/'), super::server::CLUSTER)
+            }
             None => view.server.url.clone(),
         },
         theme,

@@ -290,6 +290,13 @@ async fn update_in_project(mut request: Request) -> Result<Reply, ApiError> {
         .filter(|roles| !roles.is_empty())
         .map(|roles| parse_roles("roles", &roles))
         .transpose()?;
+    // Of keys that the project does not have, its access managers learn and change nothing.
+    let mut tx = request.app.store().read().await?;
+    let key = load(&request, &mut tx).await?;
+    if project_roles(&tx.grants(&PrincipalId::ApiKey(key.id)).await?, request.project()?).is_empty() {
+        return Err(ApiError::new(Code::ApiKeyNotFound).param(key.id));
+    }
+    drop(tx);
     if let Some(desc) = asked.desc {
         check_length("desc", &desc, 250)?;
         let now = request.now();

@@ -1,8 +1,7 @@
 //! What the server says about itself.
 
 use http::Method;
-use keyward_model::role::Requirement;
-use keyward_store::PrincipalId;
+use keyward_model::{api_key::ApiKey, role::Requirement};
 use serde_json::{Value, json};
 
 use super::{Operation, Reply, Request, grants::role_name};
@@ -38,17 +37,19 @@ async fn status(request: Request) -> Result<Reply, ApiError> {
     roles.extend(
         grants.project.iter().map(|(project, role)| json!({"groupId": project, "roleName": role_name(role)})),
     );
-    let mut key = json!({"roles": roles});
-    match &request.principal.who {
+    // Atlas has nothing to say here of a caller that is no API key.
+    let key = match &request.principal.who {
         Who::ApiKey { id, public_key } => {
-            key["id"] = json!(id);
-            key["publicKey"] = json!(public_key);
+            let stored = request.app.store().read().await?.get::<ApiKey>(id).await?;
+            let entries = stored.map(|key| key.document.access_list.entries).unwrap_or_default();
+            let shown = entries.iter().map(|entry| {
+                let address = entry.network.is_single().then(|| entry.network.address());
+                json!({"cidrBlock": entry.network, "ipAddress": address})
+            });
+            json!({"accessList": shown.collect::<Vec<_>>(), "id": id, "publicKey": public_key, "roles": roles})
         }
-        Who::ServiceAccount { client_id, .. } => {
-            key["publicKey"] = json!(PrincipalId::ServiceAccount(client_id.clone()).to_string());
-        }
-        Who::User { .. } | Who::Nobody => {}
-    }
+        Who::ServiceAccount { .. } | Who::User { .. } | Who::Nobody => Value::Null,
+    };
     Ok(Reply::ok(json!({
         "apiKey": key,
         "appName": "MongoDB Atlas",

@@ -176,7 +176,9 @@ fn failed(app: &App, job: &dyn Job, error: &JobError) {
         JobError::Store(error) if error.may_repeat() => {
             tracing::debug!(job = job.name(), %error, "the pass is repeated");
         }
-        error => tracing::warn!(job = job.name(), %error, "the pass failed"),
+        JobError::Store(_) | JobError::Contradiction(_) => {
+            tracing::warn!(job = job.name(), %error, "the pass failed");
+        }
     }
     app.activities().note(job, |activity| {
         activity.failures += 1;

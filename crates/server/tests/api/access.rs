@@ -303,7 +303,22 @@ on_each_database! {
         let keys = format!("/api/atlas/v2/groups/{project}/apiKeys");
         manager.post(&keys, json!({"desc": "x", "roles": ["GROUP_OWNER"]})).await.refused(403, "ACCESS_FORBIDDEN");
         manager.post(&keys, json!({"desc": "x", "roles": ["GROUP_CLUSTER_MANAGER"]})).await.expect(200);
+        // Keys of the organization that the project does not have are none of its business.
+        let all = owner.get(&format!("/api/atlas/v2/orgs/{}/apiKeys", site.org)).await.expect(200);
+        site.org_key(&["ORG_MEMBER"]).await;
+        let now = owner.get(&format!("/api/atlas/v2/orgs/{}/apiKeys", site.org)).await.expect(200);
+        let known = all.body["results"].as_array().unwrap().clone();
+        let foreign = now.body["results"].as_array().unwrap().iter().find(|key| !known.contains(key)).unwrap().clone();
+        let foreign = format!("{keys}/{}", foreign["id"].as_str().unwrap());
+        for body in [json!({"desc": "mine"}), json!({"roles": ["GROUP_READ_ONLY"]}), json!({})] {
+            manager.patch(&foreign, body).await.refused(404, "API_KEY_NOT_FOUND");
+        }
+        manager.delete(&foreign).await.refused(404, "API_KEY_NOT_FOUND");
+        manager.post(&foreign, json!([{"roles": ["GROUP_READ_ONLY"]}])).await.refused(401, "USER_UNAUTHORIZED");
         let users = format!("/api/atlas/v2/groups/{project}/users");
+        manager.put(&format!("{users}/5f3a0c9e8d7b6a5f4e3d2c1b/roles"), json!({"groupRoles": ["GROUP_READ_ONLY"]})).await.refused(401, "USER_UNAUTHORIZED");
+        let access = format!("/api/atlas/v2/groups/{project}/access");
+        manager.post(&access, json!({"username": "m@example.org", "roles": ["GROUP_READ_ONLY"]})).await.refused(401, "USER_UNAUTHORIZED");
         manager.post(&users, json!({"username": "m@example.org", "roles": ["GROUP_OWNER"]})).await.refused(403, "ACCESS_FORBIDDEN");
         manager.post(&users, json!({"username": "m@example.org", "roles": ["GROUP_READ_ONLY"]})).await.expect(201);
     }

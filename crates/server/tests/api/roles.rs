@@ -101,7 +101,10 @@ fn each_role_may_do_what_the_official_document_says() {
             let in_projects: &[ProjectRole] = match role {
                 OrgRole::OrgOwner => &[ProjectRole::GroupReadOnly, ProjectRole::GroupAccessManager],
                 OrgRole::OrgReadOnly => &[ProjectRole::GroupReadOnly],
-                _ => &[],
+                OrgRole::OrgGroupCreator
+                | OrgRole::OrgBillingReadOnly
+                | OrgRole::OrgBillingAdmin
+                | OrgRole::OrgMember => &[],
             };
             let of_project = names.iter().any(|name| {
                 project_role(name).is_some_and(|asked| in_projects.iter().any(|role| role.includes(asked)))

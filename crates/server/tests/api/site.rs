@@ -68,6 +68,7 @@ pub(crate) struct Site {
     pub(crate) vault: Option<RunningVault>,
     clock: Arc<AtomicI64>,
     http: reqwest::Client,
+    #[allow(dead_code, reason = "for outside clients, which another test binary runs")]
     ca_file: PathBuf,
 }
 
@@ -207,6 +208,7 @@ impl Site {
     }
 
     /// The authority that signed the server's certificate, PEM.
+    #[allow(dead_code, reason = "for outside clients, which another test binary runs")]
     pub(crate) fn ca_file(&self) -> PathBuf {
         self.ca_file.clone()
     }

@@ -1,4 +1,5 @@
 use keyward_store::{StoreError, Stored};
+use sqlx::Connection;
 
 use crate::site::{Found, Mixed, Site, Thing, at, event, on_both_databases};
 
@@ -132,7 +133,7 @@ async fn an_observation_writes_what_was_found(site: Site) {
 
 async fn an_observation_does_not_change_what_is_wanted(site: Site) {
     let store = site.open().await;
-    let mixed = Mixed { id: "m1".into(), wanted: Some("this".into()), last_found: 1 };
+    let mixed = Mixed { id: "m1".into(), wanted: Some("this".into()), also_wanted: 0, last_found: 1 };
     let mut change = store.change().await.unwrap();
     change.insert(&mixed).await.unwrap();
     change.commit(event(), at(0)).await.unwrap();
@@ -148,6 +149,16 @@ async fn an_observation_does_not_change_what_is_wanted(site: Site) {
     assert!(matches!(moved, StoreError::Conflict { .. }), "{moved:?}");
     observation.commit().await.unwrap();
     assert_eq!(store.read().await.unwrap().get::<Mixed>("m1").await.unwrap().unwrap().document, found);
+
+    // What an older version stored has not all the fields.
+    sqlx::any::install_default_drivers();
+    let mut connection = sqlx::AnyConnection::connect(&site.url).await.unwrap();
+    let older =
+        "UPDATE \"private_endpoint\" SET body = '{\"id\":\"m1\",\"wanted\":\"this\",\"lastFound\":2}'";
+    assert_eq!(sqlx::query(older).execute(&mut connection).await.unwrap().rows_affected(), 1);
+    let mut observation = store.observe().await.unwrap();
+    assert_eq!(observation.update(&Mixed { last_found: 3, ..mixed.clone() }, 2).await.unwrap(), 3);
+    observation.commit().await.unwrap();
 }
 
 async fn a_nul_is_refused_and_found_nowhere(site: Site) {

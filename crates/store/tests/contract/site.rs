@@ -152,6 +152,9 @@ impl ObservedDocument for Found {
 pub(crate) struct Mixed {
     pub(crate) id: String,
     pub(crate) wanted: Option<String>,
+    /// New since an older version.
+    #[serde(default)]
+    pub(crate) also_wanted: u64,
     pub(crate) last_found: u64,
 }
 
