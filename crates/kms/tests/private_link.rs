@@ -138,11 +138,11 @@ async fn a_rejected_and_a_removed_connection_are_told_apart() {
     for (name, state) in [("kw-1", ConnectionState::Rejected), ("kw-2", ConnectionState::Disconnected)] {
         let asked = vault.endpoint(name);
         link.request(&asked).await.unwrap();
-        match state {
-            ConnectionState::Rejected => vault.admin.reject_private_endpoint(name).await.map(drop),
-            _ => vault.admin.disconnect_private_endpoint(name).await.map(drop),
+        if state == ConnectionState::Rejected {
+            vault.admin.reject_private_endpoint(name).await.unwrap();
+        } else {
+            vault.admin.disconnect_private_endpoint(name).await.unwrap();
         }
-        .unwrap();
         let seen = link.look(&asked.id).await.unwrap();
         assert!(is(state)(&seen), "{seen:?}");
     }

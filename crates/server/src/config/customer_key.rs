@@ -140,7 +140,12 @@ impl<'i> Reader<'i> {
         let (span, value) = take(table, key)?;
         match value.into_inner() {
             DeValue::Table(table) => Some(entries(table)),
-            _ => {
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_) => {
                 let hint = "write its name in brackets on a line of its own";
                 self.problem(span, format!("`{key}` is no section"), hint);
                 None

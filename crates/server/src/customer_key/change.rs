@@ -219,7 +219,9 @@ pub async fn try_out(
                     ));
                     Outcome::Refused { code, findings }
                 }
-                other => other,
+                came_to @ (Outcome::Accepted { .. } | Outcome::Refused { .. } | Outcome::Unknown { .. }) => {
+                    came_to
+                }
             });
         }
         tokio::time::sleep(LAG_PAUSE).await;

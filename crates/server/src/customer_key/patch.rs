@@ -209,7 +209,9 @@ fn fields(name: &str, value: Value) -> Result<Map<String, Value>, ApiError> {
     match value {
         Value::Object(object) => Ok(object),
         Value::Null => Ok(Map::new()),
-        _ => Err(wrong(name, "is not an object")),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(wrong(name, "is not an object"))
+        }
     }
 }
 
@@ -217,7 +219,9 @@ fn boolean(path: &str, value: Value) -> Result<Option<bool>, ApiError> {
     match value {
         Value::Bool(value) => Ok(Some(value)),
         Value::Null => Ok(None),
-        _ => Err(wrong(path, "is neither true nor false")),
+        Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            Err(wrong(path, "is neither true nor false"))
+        }
     }
 }
 
@@ -239,7 +243,9 @@ fn text(
             }
             Ok(Some(text))
         }
-        _ => Err(wrong(path, "is not a text")),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            Err(wrong(path, "is not a text"))
+        }
     }
 }
 
