@@ -37,9 +37,10 @@ pub(crate) fn ago(value: &Value, pointer: &str, now: Timestamp) -> String {
 
 /// The time at `pointer`, as text or as milliseconds since 1970.
 pub(crate) fn time(value: &Value, pointer: &str) -> Option<Timestamp> {
-    match value.pointer(pointer)? {
-        Value::String(text) => text.parse().ok().map(Timestamp),
-        other => other.as_i64().map(Timestamp::from_epoch_ms),
+    let value = value.pointer(pointer)?;
+    match value.as_str() {
+        Some(text) => text.parse().ok().map(Timestamp),
+        None => value.as_i64().map(Timestamp::from_epoch_ms),
     }
 }
 

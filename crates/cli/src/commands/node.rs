@@ -181,11 +181,10 @@ async fn export(target: &Target, out: Option<&Path>) -> Result<(), Failure> {
 fn write_new(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     opened.and_then(|mut opened| opened.write_all(bytes).and_then(|()| opened.sync_all())).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                "name a file that is not there yet: an export is never overwritten"
-            }
-            _ => "check the folder, its owner and the space on the disk",
+        let hint = if error.kind() == io::ErrorKind::AlreadyExists {
+            "name a file that is not there yet: an export is never overwritten"
+        } else {
+            "check the folder, its owner and the space on the disk"
         };
         Failure::new(format!("{} could not be written", file.display()), hint).because(&error)
     })

@@ -78,7 +78,6 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
     let mut tx = app.store().read().await?;
     let node = known(&mut tx, shown).await?;
     let stored = tx.report_number(shown.node_id).await?;
-    let before = tx.report(shown.node_id).await?;
     drop(tx);
     let Some(observed) = &request.observed else {
         endpoint.seen.note(shown.node_id, now);
@@ -96,7 +95,9 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
         endpoint.seen.note(shown.node_id, now);
         return Ok((stored, stored == request.report));
     }
-    let stored = match news(before.as_ref().map(|report| &report.observed), observed) {
+    let before = app.store().read().await?.report(shown.node_id).await?;
+    let before = before.as_ref().map(|report| &report.observed);
+    let stored = match news(before, observed).or(needs_approval(before, observed)) {
         Some(kind) => tell(app, &node, observed, kind).await?,
         None => {
             let mut observation = app.store().observe().await?;
@@ -120,6 +121,20 @@ fn news(before: Option<&Observed>, now: &Observed) -> Option<EventType> {
     }
 }
 
+/// Whether something waits for the node's host that did not before.
+fn needs_approval(before: Option<&Observed>, now: &Observed) -> Option<EventType> {
+    let waits = |observed: &Observed, approval: &str| {
+        observed
+            .held_back
+            .iter()
+            .any(|held| held.needs_approval && held.approval.as_deref() == Some(approval))
+    };
+    let mut asked =
+        now.held_back.iter().filter(|held| held.needs_approval).filter_map(|held| held.approval.as_deref());
+    let new = asked.any(|approval| !before.is_some_and(|before| waits(before, approval)));
+    new.then_some(EventType::NodeApprovalNeeded)
+}
+
 /// Stores a report together with the event that tells of it.
 async fn tell(
     app: &App,
@@ -139,6 +154,11 @@ async fn tell(
         NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() }).project(node.project);
     if kind == EventType::NodeStoppedRevoked {
         event = event.detail("reason", observed.status.reason.clone());
+    }
+    if kind == EventType::NodeApprovalNeeded {
+        let waiting = observed.held_back.iter().filter(|held| held.needs_approval);
+        let waiting: Vec<&str> = waiting.filter_map(|held| held.approval.as_deref()).collect();
+        event = event.detail("approvals", waiting.join(", "));
     }
     event.org = change.get::<Project>(node.project).await?.map(|project| project.org);
     if let Some(id) = node.cluster {

@@ -295,6 +295,34 @@ on_each_endpoint! {
         endpoint.server.stop().await;
     }
 
+    async fn what_waits_for_the_host_is_told_once(endpoint: Endpoint) {
+        let agent = Agent::enrol(&endpoint, 1).await;
+        let report = |number, approvals: &[&str]| {
+            let held_back = approvals.iter().map(|approval| keyward_model::sync::HeldBack {
+                revision: 1,
+                needs_approval: true,
+                approval: Some((*approval).to_owned()),
+                what: "using a customer key".to_owned(),
+                reason: "of another tenant".to_owned(),
+                hint: "keyward node approve".to_owned(),
+            });
+            let observed = Observed { held_back: held_back.collect(), ..observed(agent.id, number) };
+            SyncRequest { observed: Some(observed), ..agent.request(number) }
+        };
+        let told = async || {
+            let mut tx = endpoint.server.app().store().read().await.unwrap();
+            let (events, _) = tx.events(&keyward_store::EventFilter::default(), 0, 100).await.unwrap();
+            events.iter().filter(|event| event.event_type == EventType::NodeApprovalNeeded).count()
+        };
+        for (number, approvals, events) in
+            [(1, &[][..], 0), (2, &["a"], 1), (3, &["a"], 1), (4, &["a", "b"], 2), (5, &[], 2), (6, &["a"], 3)]
+        {
+            agent.answered(&report(number, approvals)).await;
+            assert_eq!(told().await, events, "{number}");
+        }
+        endpoint.server.stop().await;
+    }
+
     async fn what_is_desired_is_given_once_and_a_waiting_call_hears_of_news(endpoint: Endpoint) {
         let agent = Arc::new(Agent::enrol(&endpoint, 1).await);
         let nothing = agent.answered(&agent.request(1)).await;

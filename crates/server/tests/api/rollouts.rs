@@ -178,4 +178,58 @@ on_each_database! {
         assert_eq!(node["heldBack"][0]["hint"], "keyward node approve");
         until(&site, &mut agents, "approved", || async { state(&site, &project, "C0").await == "IDLE" }).await;
     }
+
+    /// A member that was revoked no longer counts: another node takes its place, and a deletion does not wait for it.
+    async fn a_revoked_node_is_replaced_and_holds_nothing_up(site: Site) {
+        let (project, mut agents) = ready(&site, "AZURE").await;
+        let lost = agents.pop().unwrap();
+        let node = format!("/api/keyward/v1/groups/{project}/nodes/{}", lost.id);
+        site.owner().delete(&node).await.expect(204);
+        until(&site, &mut agents, "UPDATING", || async { state(&site, &project, "C0").await == "UPDATING" }).await;
+        let shown = nodes(&site, &project, "C0").await.body;
+        assert_eq!(shown["cluster"]["waiting"][0]["on"], json!({"kind": "noFreeNode", "missing": 1}), "{shown}");
+        agents.push(Agent::enrol(&site, &project, 4).await);
+        until(&site, &mut agents, "IDLE", || async { state(&site, &project, "C0").await == "IDLE" }).await;
+        site.owner().delete(&path(&project, "/C0")).await.expect(202);
+        let gone = || async { state(&site, &project, "C0").await == "CLUSTER_NOT_FOUND" };
+        until(&site, &mut agents, "gone", gone).await;
+    }
+
+    /// Of two servers on one store one does a job; when it stops, the other goes on.
+    async fn another_server_takes_the_jobs_over(site: Site) {
+        let mut config = site.server.app().config().clone();
+        if config.store_url.is_none() {
+            // SQLite's file has one server.
+            return;
+        }
+        for listen in [&mut config.api_listen, &mut config.agent_listen] {
+            listen.set_port(0);
+        }
+        let first = site.server.app().activities().clone();
+        let doing = |activities: &keyward_server::jobs::Activities| {
+            activities.all().into_iter().find(|job| job.name == "desired").is_some_and(|job| job.passes > 0)
+        };
+        for _ in 0..100 {
+            if doing(&first) {
+                break;
+            }
+            pause().await;
+        }
+        let second = keyward_server::serve(config).await.unwrap();
+        pause().await;
+        let other = second.app().activities().clone();
+        let waits = other.all().into_iter().find(|job| job.name == "desired").unwrap();
+        assert!(waits.elsewhere && waits.passes == 0, "{waits:?}");
+        site.server.stop().await;
+        for _ in 0..100 {
+            second.app().nudge().jobs();
+            if doing(&other) {
+                break;
+            }
+            pause().await;
+        }
+        let waits = other.all().into_iter().find(|job| job.name == "desired").unwrap();
+        assert!(!waits.elsewhere && waits.passes > 0, "{waits:?}");
+        second.stop().await;
+    }
 }
