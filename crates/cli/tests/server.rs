@@ -288,6 +288,21 @@ async fn login_prints_a_token_that_opens_the_api_and_keeps_one_account() {
         .unwrap();
     assert_eq!(accounts["totalCount"], 1, "{accounts}");
 
+    // With a project, the account owns it too; its roles can be given and taken like anyone's.
+    site.says(&["project", "create", "payments"]).await;
+    site.login().await;
+    site.says(&["login", "--project", "payments", "--print-token"]).await;
+    let members = site.json(&["project", "member", "list"]).await;
+    let account = members.as_array().unwrap().iter().find(|member| member["kind"] == "service account");
+    let account = account.unwrap_or_else(|| panic!("no service account: {members}"));
+    assert_eq!(account["roles"], serde_json::json!(["GROUP_OWNER"]));
+    let account = account["name"].as_str().unwrap();
+    site.says(&["project", "member", "remove", account]).await;
+    site.says(&["project", "member", "add", account, "--role", "read-only"]).await;
+    site.says(&["project", "member", "add", "alice@example.com", "--role", "owner"]).await;
+    let members = site.says(&["project", "member", "list"]).await;
+    assert!(members.contains("GROUP_READ_ONLY") && members.contains("alice@example.com"), "{members}");
+
     // A key that the server does not know is not kept.
     let ca_file = site.ca_file.to_str().unwrap();
     let words =

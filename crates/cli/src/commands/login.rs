@@ -180,7 +180,7 @@ async fn token_account(api: &Api, profile: &mut Profile) -> Result<(String, Stri
     if let Some(project) = &profile.project {
         api.post(
             atlas(["groups", project, "serviceAccounts", &format!("{client_id}:invite")]),
-            &json!([{ "roles": ["GROUP_OWNER"] }]),
+            &json!({ "roles": ["GROUP_OWNER"] }),
         )
         .await?;
     }

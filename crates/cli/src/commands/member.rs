@@ -111,7 +111,7 @@ async fn add(api: &Api, project: &str, member: &str, roles: &[&str]) -> Result<(
         }
         Kind::ServiceAccount => {
             let invite = format!("{member}:invite");
-            let body = json!([{ "roles": roles }]);
+            let body = json!({ "roles": roles });
             api.post(atlas(["groups", project, "serviceAccounts", &invite]), &body).await?;
         }
     }

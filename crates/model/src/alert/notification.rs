@@ -426,15 +426,15 @@ mod tests {
         assert!(!format!("{first:?}{secrets:?}").contains("123456789"));
         assert_eq!(secrets.of(first.notifier_id, "apiToken"), Some("xoxb-123456789-abcd"));
 
-        let (again, kept) = read(shown.clone(), (&[first.clone()], &secrets)).unwrap();
+        let (again, kept) = read(shown.clone(), (std::slice::from_ref(&first), &secrets)).unwrap();
         assert_eq!((again, &kept), (first.clone(), &secrets));
         let mut without = shown.clone();
         without.as_object_mut().unwrap().remove("apiToken");
-        let (again, kept) = read(without, (&[first.clone()], &secrets)).unwrap();
+        let (again, kept) = read(without, (std::slice::from_ref(&first), &secrets)).unwrap();
         assert_eq!((again, &kept), (first.clone(), &secrets));
         let mut other = shown;
         other["apiToken"] = "xoxb-another-secret".into();
-        let (changed, kept) = read(other, (&[first.clone()], &secrets)).unwrap();
+        let (changed, kept) = read(other, (std::slice::from_ref(&first), &secrets)).unwrap();
         assert_eq!(changed.notifier_id, first.notifier_id);
         assert_eq!(kept.of(first.notifier_id, "apiToken"), Some("xoxb-another-secret"));
     }
@@ -445,7 +445,7 @@ mod tests {
         let (webhook, secrets) = read(given, NONE).unwrap();
         assert_eq!(webhook.shown()["webhookUrl"], "https://hooks.example.com/****");
         assert_eq!(webhook.shown()["webhookSecret"], "****");
-        let (again, kept) = read(webhook.shown(), (&[webhook.clone()], &secrets)).unwrap();
+        let (again, kept) = read(webhook.shown(), (std::slice::from_ref(&webhook), &secrets)).unwrap();
         assert_eq!((again, kept), (webhook, secrets));
     }
 
