@@ -70,7 +70,12 @@ fn report(load: Load, none: Option<Outcome>, keyward: Option<Outcome>, sodium: O
     println!("measure wtperf/{load_name}/wiredtiger-copy/cpu {copy:.3} µs/operation");
     let limits = if load == Load::Read { (0.95, 2.0) } else { (0.0, 0.0) };
     ratio(load_name, "raw-cipher-explains", explained / keyward.cpu_us_per_operation, 0.0);
-    ratio(load_name, "raw-cipher-and-copy-explain", (explained + copy) / keyward.cpu_us_per_operation, limits.0);
+    ratio(
+        load_name,
+        "raw-cipher-and-copy-explain",
+        (explained + copy) / keyward.cpu_us_per_operation,
+        limits.0,
+    );
     ratio(load_name, "keyward-to-none-throughput", keyward.operations_per_s / none.operations_per_s, 0.0);
     if let Some(sodium) = sodium {
         let value = keyward.operations_per_s / sodium.operations_per_s;

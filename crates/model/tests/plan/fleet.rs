@@ -210,7 +210,7 @@ impl Fleet {
                 && !node.asked.step_down
                 && node.seen.as_ref().is_some_and(|seen| seen.member == Some(MemberState::Secondary))
         };
-        if let Some(node) = self.state.nodes.iter_mut().filter(able).next_back() {
+        if let Some(node) = self.state.nodes.iter_mut().rfind(able) {
             node.seen.as_mut().unwrap().member = Some(MemberState::Primary);
         }
     }
