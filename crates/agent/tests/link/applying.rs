@@ -248,6 +248,7 @@ async fn an_agent_killed_between_accepting_and_doing_does_it_without_its_server(
     let revision = server.desire(node, &desired(Some(encryption(&world, &second)?))).await?;
     until_link(&client, "accepted", |link| link.accepted_revision == revision).await?;
     agent.kill()?;
+    let before = server.report(node).await?.context("a report")?.report;
     server.go_away().await;
     world.vault.admin.clear_faults().await?;
 
@@ -255,16 +256,13 @@ async fn an_agent_killed_between_accepting_and_doing_does_it_without_its_server(
     let client = connect(&config.admin_socket).await?;
     let status = until_done(&client, revision).await?;
     assert_eq!(status.customer_key.unwrap().key_identifier.to_string(), second);
-    assert!(status.link.unwrap().problem.is_some(), "the server is away");
+    until_link(&client, "the server's absence noticed", |link| link.problem.is_some()).await?;
     let report = until(&client, "running", |status| status.state == NodeState::Running).await?;
     assert!(report.master_key_held);
     assert_eq!(count(&database(world.port).await?, "shop").await?, 10);
 
     // Once the server is back it hears of it, under a number that it had not heard before.
-    let before = {
-        server.come_back().await?;
-        server.report(node).await?.context("a report")?.report
-    };
+    server.come_back().await?;
     let after = server.until_report(node, "done", |report| report.done_revision == revision).await?;
     assert!(after.report > before, "{} {before}", after.report);
     client.run(&Request::Stop, |_| {}).await?;
