@@ -322,7 +322,8 @@ impl Agent {
                 report += 1;
                 next += Duration::from_secs(REPORT_EVERY_S);
             }
-            let until_next = next.saturating_duration_since(Instant::now()).as_secs();
+            // Rounded up: a call that waits 0 s is answered at once, and the next one too.
+            let until_next = next.saturating_duration_since(Instant::now()).as_secs() + 1;
             let wait_s = u16::try_from(until_next.min(50)).unwrap_or(50);
             let request = SyncRequest {
                 version: VERSION,
