@@ -55,7 +55,7 @@ With --file, the body of the Atlas Administration API is sent as it is, name and
     /// Change a cluster
     #[command(after_help = "\
 Examples:
-  keyward cluster update orders --encryption azure --watch     members move to the customer key one at a time
+  keyward cluster update orders --encryption azure --watch     members move one at a time
   keyward cluster update orders --encryption none
   keyward cluster update orders --termination-protection on")]
     Update {
