@@ -35,9 +35,8 @@ fn main() -> Result<()> {
     for round in 0..ROUNDS {
         for ((name, config), (_, inserts, reads)) in variants.iter().zip(&mut outcomes) {
             println!("# round {}: {name}", round + 1);
-            let run = Run::new(&wiredtiger, config)?;
-            inserts.push(run.load(Load::Insert)?);
-            reads.push(run.load(Load::Read)?);
+            inserts.push(Run::new(&wiredtiger, config)?.load(Load::Insert)?);
+            reads.push(Run::new(&wiredtiger, config)?.load(Load::Read)?);
         }
     }
     for (load, pick) in [(Load::Insert, 0), (Load::Read, 1)] {

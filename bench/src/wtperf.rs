@@ -9,9 +9,6 @@ use procfs::process::Process;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// About 300 MB of table, twenty times the cache, in values of a small document's size.
-const ITEMS: u32 = 300_000;
-const VALUE_BYTES: u32 = 1_000;
 const CACHE: &str = "16MB";
 const READ_S: u32 = 20;
 
@@ -29,12 +26,34 @@ impl Load {
         }
     }
 
-    fn options(self) -> String {
-        let table = format!("icount={ITEMS},value_sz={VALUE_BYTES},random_value=true");
+    /// What the table of this load holds, far more than the cache. Reads: values of a small document's size. Inserts:
+    /// values of a large one's, so that an insert costs the cipher more than what WiredTiger needs around it varies by.
+    fn table(self) -> Table {
         match self {
-            Self::Insert => format!("create=true,{table},populate_threads=2,run_time=0"),
-            Self::Read => format!("create=false,{table},run_time={READ_S},threads=((count=4,reads=1))"),
+            Self::Insert => Table { items: 100_000, value_bytes: 8_000 },
+            Self::Read => Table { items: 300_000, value_bytes: 1_000 },
         }
+    }
+}
+
+/// What a table is filled with.
+#[derive(Copy, Clone)]
+struct Table {
+    items: u32,
+    value_bytes: u32,
+}
+
+impl Table {
+    fn options(self) -> String {
+        format!("icount={},value_sz={},random_value=true", self.items, self.value_bytes)
+    }
+
+    fn fill(self) -> String {
+        format!("create=true,{},populate_threads=2,run_time=0", self.options())
+    }
+
+    fn read(self) -> String {
+        format!("create=false,{},run_time={READ_S},threads=((count=4,reads=1))", self.options())
     }
 }
 
@@ -68,7 +87,16 @@ impl<'a> Run<'a> {
         Ok(Self { wiredtiger, config, home })
     }
 
+    /// Runs `load` on this database, which is empty, and measures it.
     pub(crate) fn load(&self, load: Load) -> Result<Outcome> {
+        let table = load.table();
+        if load == Load::Read {
+            self.run(Load::Insert, table)?;
+        }
+        self.run(load, table)
+    }
+
+    fn run(&self, load: Load, table: Table) -> Result<Outcome> {
         let program = self.wiredtiger.wtperf.as_ref().context("this WiredTiger has no wtperf")?;
         // Every command opens another statistics file; only this one's is wanted.
         for file in self.statistics_files()? {
@@ -78,10 +106,14 @@ impl<'a> Run<'a> {
             "conn_config=\"cache_size={CACHE},eviction=(threads_max=4),statistics=(fast),\
              statistics_log=(json=true,on_close=true,wait=0)\""
         );
-        let table = "table_config=\"type=file,leaf_page_max=32k,internal_page_max=16k,allocation_size=4k\"";
+        let options = match load {
+            Load::Insert => table.fill(),
+            Load::Read => table.read(),
+        };
+        let pages = "table_config=\"type=file,leaf_page_max=32k,internal_page_max=16k,allocation_size=4k\"";
         let mut command = Command::new(program);
         command.arg("-h").arg(self.home.path());
-        command.args(["-o", &connection, "-o", table, "-o", &load.options()]);
+        command.args(["-o", &connection, "-o", pages, "-o", &options]);
         command.env_remove("WIREDTIGER_CONFIG").stdin(Stdio::null());
         if !self.config.is_empty() {
             command.env("WIREDTIGER_CONFIG", self.config);
@@ -94,7 +126,7 @@ impl<'a> Run<'a> {
         }
         let report =
             fs::read_to_string(self.home.path().join("test.stat")).context("wtperf wrote no test.stat")?;
-        let (operations, operations_per_s) = operations(load, &report)?;
+        let (operations, operations_per_s) = operations(load, table, &report)?;
         let (read, written) = self.bytes_moved()?;
         if !self.config.is_empty() && !self.is_encrypted()? {
             bail!("the table is not encrypted: the encryptor was not loaded");
@@ -150,7 +182,7 @@ fn children_cpu_s() -> Result<f64> {
 }
 
 /// How many operations, and how many a second, `test.stat` says there were.
-fn operations(load: Load, report: &str) -> Result<(f64, f64)> {
+fn operations(load: Load, table: Table, report: &str) -> Result<(f64, f64)> {
     let number = |text: &str| {
         text.split(|c: char| !(c.is_ascii_digit() || c == '.')).find_map(|part| part.parse().ok())
     };
@@ -159,7 +191,7 @@ fn operations(load: Load, report: &str) -> Result<(f64, f64)> {
         line.and_then(|line| line.split_once(label)).and_then(|(_, rest)| number(rest))
     };
     let found: Option<(f64, f64)> = match load {
-        Load::Insert => after("load ops/sec:").map(|per_s| (f64::from(ITEMS), per_s)),
+        Load::Insert => after("load ops/sec:").map(|per_s| (f64::from(table.items), per_s)),
         Load::Read => report
             .lines()
             .find(|line| line.contains("read operations"))
@@ -175,10 +207,11 @@ mod tests {
     #[test]
     fn results_are_read_from_the_report() {
         let inserts = "Load time: 4.20\nload ops/sec: 476190\n";
-        assert_eq!(operations(Load::Insert, inserts).unwrap(), (f64::from(ITEMS), 476_190.0));
+        let table = Table { items: 2_000_000, value_bytes: 1_000 };
+        assert_eq!(operations(Load::Insert, table, inserts).unwrap(), (2_000_000.0, 476_190.0));
         let reads = "Executed 123456 read operations (100%) 6172 ops/sec\nExecuted 0 insert operations (0%) 0 ops/sec\n";
-        assert_eq!(operations(Load::Read, reads).unwrap(), (123_456.0, 6172.0));
-        assert!(operations(Load::Read, "nothing").is_err());
+        assert_eq!(operations(Load::Read, table, reads).unwrap(), (123_456.0, 6172.0));
+        assert!(operations(Load::Read, table, "nothing").is_err());
     }
 
     #[test]
