@@ -38,6 +38,30 @@ impl Steps {
         passed
     }
 
+    /// Runs the steps of `beside` in a thread of their own while those of `here` run.
+    pub(crate) fn both<T>(
+        &mut self,
+        beside: impl FnOnce(&mut Steps) + Send,
+        here: impl FnOnce(&mut Steps) -> T,
+    ) -> T {
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| {
+                let mut steps = Steps::new();
+                beside(&mut steps);
+                steps
+            });
+            let outcome = here(self);
+            match beside.join() {
+                Ok(other) => {
+                    self.done.extend(other.done);
+                    self.notes.extend(other.notes);
+                }
+                Err(panicked) => std::panic::resume_unwind(panicked),
+            }
+            outcome
+        })
+    }
+
     /// Something to repeat in the summary: a step left out, a test that could not run here.
     pub(crate) fn note(&mut self, note: String) {
         println!("   {note}");
@@ -61,6 +85,14 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(args).current_dir(project_root()).stdin(Stdio::null());
+    // What cargo said to this program about itself is an input of some build scripts: handed on, this build and one
+    // that a developer starts would each undo what the other built.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
@@ -99,6 +131,16 @@ mod tests {
         let mut steps = Steps::new();
         steps.run("works", || Ok(()));
         assert_eq!(format!("{:?}", steps.finish()), format!("{:?}", ExitCode::SUCCESS));
+    }
+
+    #[test]
+    fn a_failure_beside_fails_the_whole() {
+        let mut steps = Steps::new();
+        let fails = |beside: &mut Steps| {
+            beside.run("breaks", || bail!("on purpose"));
+        };
+        assert!(steps.both(fails, |here| here.run("works", || Ok(()))));
+        assert_eq!(format!("{:?}", steps.finish()), format!("{:?}", ExitCode::FAILURE));
     }
 
     #[test]

@@ -44,6 +44,11 @@ pub enum Request {
         /// The token.
         token: String,
     },
+    /// Leave the server that was joined.
+    Leave {
+        /// Although the node is a member of a cluster, or the server does not answer.
+        force: bool,
+    },
     /// Approve what waits for this host's approval.
     Approve {
         /// What of it, as [`client::AdminClient::approvals`] names it; `None`: all of it.
@@ -65,6 +70,7 @@ impl Request {
             Request::Snapshot { .. } => "/v1/snapshot",
             Request::Restore { .. } => "/v1/restore",
             Request::Join { .. } => "/v1/join",
+            Request::Leave { .. } => "/v1/leave",
             Request::Approve { .. } => "/v1/approve",
             Request::KeystoreExport => "/v1/keystore-export",
         }
@@ -77,6 +83,7 @@ impl Request {
             Request::Snapshot { to } => serde_json::json!({ "to": to }),
             Request::Restore { from } => serde_json::json!({ "from": from }),
             Request::Join { token } => serde_json::json!({ "token": token }),
+            Request::Leave { force } => serde_json::json!({ "force": force }),
             Request::Approve { approvals } => serde_json::json!({ "approvals": approvals }),
             Request::Start
             | Request::Stop

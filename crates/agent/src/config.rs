@@ -3,8 +3,6 @@
 //! Owns its shape, its defaults and every check that needs no network. It never holds a secret: files name other
 //! files. All problems are reported at once, each with file, line and hint.
 
-mod reader;
-
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -12,12 +10,10 @@ use std::{
     time::Duration,
 };
 
+use keyward_config_file::{Found, Problems, Reader, Section};
 use keyward_kms::azure;
 use keyward_model::{KeyIdentifier, RevocationPolicy, approval::Approval};
 use url::Url;
-
-pub use reader::{ConfigProblem, ConfigProblems};
-use reader::{Reader, Table};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,22 +210,17 @@ pub struct VerdictConfig {
 
 impl Config {
     /// Reads and checks `path`.
-    pub fn load(path: &Path) -> Result<Self, ConfigProblems> {
+    pub fn load(path: &Path) -> Result<Self, Problems> {
         let text = std::fs::read_to_string(path).map_err(|source| {
-            ConfigProblems::one(
-                path,
-                format!("the file cannot be read: {source}"),
-                "check the path and its permissions",
-            )
+            let text = format!("the file cannot be read: {source}");
+            Problems::of_file(path, text, "check the path and its permissions")
         })?;
         Self::parse(&text, path)
     }
 
     /// Checks `text`; `path` is for messages.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigProblems> {
-        let mut reader = Reader::new(text, path);
-        let config = reader.document().and_then(|document| read(&mut reader, document));
-        reader.finish(config)
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Problems> {
+        keyward_config_file::parse(text, path, read)
     }
 
     /// DBPATH/.keyward: what keyward keeps beside the data.
@@ -246,97 +237,82 @@ impl Config {
 /// Longest path of a Unix socket, without the final NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
-fn read<'i>(r: &mut Reader<'i>, mut doc: Table<'i>) -> Option<Config> {
-    let name = r.string(&mut doc, "name", "a name for the node, such as \"node-0\"");
-    let data_path = r.path(&mut doc, "data_path", "the folder for the database's files");
+fn read<'i>(r: &mut Reader<'i>, mut top: Section<'i>) -> Option<Config> {
+    let name = r.text(&mut top, "name", "give a name for the node, such as \"node-0\"");
+    let data_path = r.path(&mut top, "data_path", "give the folder for the database's files");
     let state_dir =
-        r.path(&mut doc, "state_dir", "a folder outside data_path, such as /var/lib/keyward/NAME");
+        r.path(&mut top, "state_dir", "give a folder outside data_path, such as /var/lib/keyward/NAME");
     if let (Some(data), Some(state)) = (&data_path, &state_dir)
         && (state.value.starts_with(&data.value) || data.value.starts_with(&state.value))
     {
-        r.problem_at(
+        r.problem(
             state.span.clone(),
-            "`state_dir` and `data_path` lie within each other".to_owned(),
+            "`state_dir` and `data_path` lie within each other",
             "a copy or a rollback of the data must not carry the agent's memory with it: keep them apart",
         );
     }
     if let Some(state) = &state_dir
         && state.value.join("keys").join("socket").as_os_str().len() > SOCKET_PATH_MAX
     {
-        r.problem_at(
+        r.problem(
             state.span.clone(),
-            "`state_dir` is too long for a socket in it".to_owned(),
+            "`state_dir` is too long for a socket in it",
             "choose a path of at most 90 characters",
         );
     }
     let initial = r.choice(
-        &mut doc,
+        &mut top,
         "initial",
         &[("new", Initial::New), ("restore", Initial::Restore), ("server", Initial::Server)],
         Some(Initial::New),
     );
-    let encryptor = r.path(&mut doc, "encryptor", "the path of libkeyward_encryptor.so");
-    let spares = r.integer(&mut doc, "spare_database_keys", 1..=4096, Some(64));
-    let engine = r.table(&mut doc, "engine").and_then(|table| read_engine(r, table, state_dir.as_ref()));
-    let customer_key = r.table(&mut doc, "customer_key").and_then(|table| {
+    let encryptor = r.path(&mut top, "encryptor", "give the path of libkeyward_encryptor.so");
+    let spares = r.integer(&mut top, "spare_database_keys", 1..=4096, Some(64));
+    let engine = r.section(&mut top, "engine").and_then(|table| read_engine(r, table, state_dir.as_ref()));
+    let customer_key = r.section(&mut top, "customer_key").and_then(|table| {
         // What a node that waits for its server need not know yet.
         let later =
             (initial == Some(Initial::Server)).then(|| state_dir.as_ref().map(|dir| dir.value.clone()));
         read_customer_key(r, table, later.flatten())
     });
-    let verdict = match r.optional_table(&mut doc, "verdict") {
-        Ok(table) => read_verdict(r, table.unwrap_or_default()),
-        Err(()) => None,
+    let verdict = match r.optional_section(&mut top, "verdict") {
+        Some(table) => read_verdict(r, table.unwrap_or_default()),
+        None => None,
     };
-    let admin_socket = r.table(&mut doc, "admin").and_then(|mut table| {
-        let socket = r.path(&mut table, "socket", "such as /run/keyward/NAME/admin.sock");
+    let admin_socket = r.section(&mut top, "admin").and_then(|mut table| {
+        let socket = r.path(&mut table, "socket", "give a path such as /run/keyward/NAME/admin.sock");
         if let Some(socket) = &socket
             && socket.value.as_os_str().len() > SOCKET_PATH_MAX
         {
             let text = format!("`socket` is longer than {SOCKET_PATH_MAX} characters");
-            r.problem_at(socket.span.clone(), text, "choose a shorter path");
+            r.problem(socket.span.clone(), text, "choose a shorter path");
         }
-        r.no_more(table, "[admin]");
+        r.no_more(table);
         socket
     });
-    let metrics_listen = match r.optional_table(&mut doc, "metrics") {
-        Ok(Some(mut table)) => {
-            let listen = r.string(&mut table, "listen", "such as \"127.0.0.1:9216\"");
-            r.no_more(table, "[metrics]");
-            listen.and_then(|listen| match listen.value.parse::<SocketAddr>() {
-                Ok(address) if address.ip().is_loopback() => Some(Some(address)),
-                Ok(_) => {
-                    r.problem_at(
-                        listen.span,
-                        format!("`listen` = \"{}\" is no loopback address", listen.value),
-                        "metrics are served without TLS or login: use 127.0.0.1 or [::1]",
-                    );
-                    None
-                }
-                Err(_) => {
-                    let text = format!("`listen` = \"{}\" is no ADDRESS:PORT", listen.value);
-                    r.problem_at(listen.span, text, "write it as 127.0.0.1:9216");
-                    None
-                }
-            })
+    let metrics_listen = match r.optional_section(&mut top, "metrics") {
+        Some(Some(mut table)) => {
+            let listen = r.text(&mut table, "listen", "give an address such as \"127.0.0.1:9216\"");
+            r.no_more(table);
+            listen.and_then(|listen| read_metrics_address(r, listen)).map(Some)
         }
-        Ok(None) => Some(None),
-        Err(()) => None,
+        Some(None) => Some(None),
+        None => None,
     };
-    let snapshot_credentials = match r.optional_table(&mut doc, "snapshots") {
-        Ok(Some(mut table)) => {
+    let snapshot_credentials = match r.optional_section(&mut top, "snapshots") {
+        Some(Some(mut table)) => {
             let file = r.optional_path(&mut table, "credentials_file");
-            r.no_more(table, "[snapshots]");
+            r.no_more(table);
             file
         }
-        Ok(None) => Some(None),
-        Err(()) => None,
+        Some(None) => Some(None),
+        None => None,
     };
-    let server = match r.optional_table(&mut doc, "server") {
-        Ok(table) => read_server(r, table.unwrap_or_default()),
-        Err(()) => None,
+    let server = match r.optional_section(&mut top, "server") {
+        Some(table) => read_server(r, table.unwrap_or_default()),
+        None => None,
     };
-    r.no_more(doc, "the file");
+    r.no_more(top);
     Some(Config {
         name: name?.value,
         data_path: data_path?.value,
@@ -354,16 +330,33 @@ fn read<'i>(r: &mut Reader<'i>, mut doc: Table<'i>) -> Option<Config> {
     })
 }
 
-fn read_server<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<ServerConfig> {
-    let keys = r.strings(&mut table, "keys");
-    let approve = r.strings(&mut table, "approve");
-    r.no_more(table, "[server]");
+fn read_metrics_address(r: &mut Reader<'_>, listen: Found<String>) -> Option<SocketAddr> {
+    let parse = |text: &str| text.parse::<SocketAddr>().ok();
+    let Found { value, span, .. } =
+        r.parsed(listen, "is no ADDRESS:PORT", "write it as 127.0.0.1:9216", parse)?;
+    if value.ip().is_loopback() {
+        return Some(value);
+    }
+    r.problem(
+        span,
+        format!("`listen` = \"{value}\" is no loopback address"),
+        "metrics are served without TLS or login: use 127.0.0.1 or [::1]",
+    );
+    None
+}
+
+fn read_server<'i>(r: &mut Reader<'i>, mut table: Section<'i>) -> Option<ServerConfig> {
+    let place = table.place();
+    let keys = r.texts(&mut table, "keys");
+    let approve = r.texts(&mut table, "approve");
+    r.no_more(table);
     let keys = keys?;
     for key in &keys {
         // Without the slash `https://contoso.` would let `https://contoso.attacker.example` in.
         let whole_host = key.strip_prefix("https://").is_some_and(|rest| rest.contains('/'));
         if !whole_host {
             r.problem(
+                place.clone(),
                 format!("`keys` names \"{key}\", which is not https://VAULT_HOST/…"),
                 "write what the allowed key identifiers begin with, such as \"https://contoso.vault.azure.net/\"",
             );
@@ -375,7 +368,10 @@ fn read_server<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<ServerCon
             Ok(approval) => {
                 approved.insert(approval);
             }
-            Err(error) => r.problem(error.to_string(), "copy the line that `keyward node approve` shows"),
+            Err(error) => {
+                let hint = "copy the line that `keyward node approve` shows";
+                r.problem(place.clone(), error.to_string(), hint);
+            }
         }
     }
     Some(ServerConfig { keys, approve: approved })
@@ -383,8 +379,8 @@ fn read_server<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<ServerCon
 
 fn read_engine<'i>(
     r: &mut Reader<'i>,
-    mut table: Table<'i>,
-    state_dir: Option<&reader::Found<PathBuf>>,
+    mut table: Section<'i>,
+    state_dir: Option<&Found<PathBuf>>,
 ) -> Option<EngineConfig> {
     let kinds = [
         ("mongod", EngineKind::Mongod),
@@ -392,36 +388,38 @@ fn read_engine<'i>(
         ("wiredtiger", EngineKind::Wiredtiger),
     ];
     let kind = r.choice(&mut table, "kind", &kinds, None);
-    let program = r.path(&mut table, "program", "the path of mongod, or of the Python that has SecantusDB");
-    let args = r.strings(&mut table, "args");
-    let host = r.string_or(&mut table, "host", "127.0.0.1");
+    let program =
+        r.path(&mut table, "program", "give the path of mongod, or of the Python that has SecantusDB");
+    let args = r.texts(&mut table, "args");
+    let host = r.optional_text(&mut table, "host");
     let port = r.integer(&mut table, "port", 1..=65_535, None);
-    let log_file = r.path_or(&mut table, "log_file", state_dir.map(|dir| dir.value.join("engine.log")));
+    let log_file = r.optional_path(&mut table, "log_file");
     let levels = [("strict", Exposure::Strict), ("standard", Exposure::Standard), ("open", Exposure::Open)];
     let exposure = r.choice(&mut table, "exposure", &levels, Some(Exposure::default()));
     let swap = r.boolean(&mut table, "accept_plaintext_in_swap", false);
-    let user = r.optional_string(&mut table, "user");
-    let layout = r.optional_string(&mut table, "layout");
+    let user = r.optional_text(&mut table, "user");
+    let layout = r.optional_text(&mut table, "layout");
     let answers = [("refuse", UnknownRelease::Refuse), ("symbols", UnknownRelease::Symbols)];
     let unknown_release = r.choice(&mut table, "unknown_release", &answers, Some(UnknownRelease::default()));
-    let database_user = r.optional_string(&mut table, "database_user");
+    let database_user = r.optional_text(&mut table, "database_user");
     let password = r.optional_path(&mut table, "database_password_file");
     let stop_grace = r.integer(&mut table, "stop_grace_s", 1..=3600, Some(120));
     let hello_timeout = r.integer(&mut table, "hello_timeout_s", 1..=86_400, Some(120));
-    r.no_more(table, "[engine]");
+    r.no_more(table);
     Some(EngineConfig {
         kind: kind?,
         program: program?.value,
         args: args?,
-        host: host?,
+        host: host?.map_or_else(|| "127.0.0.1".to_owned(), |found| found.value),
         port: u16::try_from(port?).unwrap_or_default(),
-        log_file: log_file?,
+        // Without a state folder there is no configuration anyway.
+        log_file: log_file?.or_else(|| state_dir.map(|dir| dir.value.join("engine.log")))?,
         exposure: exposure?,
         accept_plaintext_in_swap: swap?,
-        user: user?,
-        layout: layout?,
+        user: user?.map(|found| found.value),
+        layout: layout?.map(|found| found.value),
         unknown_release: unknown_release?,
-        database_user: database_user?,
+        database_user: database_user?.map(|found| found.value),
         database_password_file: password?,
         stop_grace: Duration::from_secs(stop_grace?),
         hello_timeout: Duration::from_secs(hello_timeout?),
@@ -431,18 +429,19 @@ fn read_engine<'i>(
 /// `later` is the state folder of a node that gets its customer key and credential from its server.
 fn read_customer_key<'i>(
     r: &mut Reader<'i>,
-    mut table: Table<'i>,
+    mut table: Section<'i>,
     later: Option<PathBuf>,
 ) -> Option<CustomerKeyConfig> {
+    let place = table.place();
     let given = later.is_none() || table.has("key_identifier");
     let key_identifier = given.then(|| {
-        r.string(&mut table, "key_identifier", "copy it from the vault, with its version").and_then(|text| {
+        r.text(&mut table, "key_identifier", "copy it from the vault, with its version").and_then(|text| {
             match text.value.parse::<KeyIdentifier>() {
                 Ok(id) => Some(id),
                 Err(error) => {
                     let hint =
                         "copy the key identifier from the vault: https://VAULT.vault.azure.net/keys/NAME/VERSION";
-                    r.problem_at(text.span, error.to_string(), hint);
+                    r.problem(text.span, error.to_string(), hint);
                     None
                 }
             }
@@ -452,50 +451,57 @@ fn read_customer_key<'i>(
         None => Some(None),
         Some(read) => read.map(Some),
     };
-    let tenant_id = r.guid(&mut table, "tenant_id", true);
+    let tenant_id = match read_guid(r, &mut table, "tenant_id") {
+        Some(None) => {
+            r.problem(place.clone(), "`tenant_id` is missing", GUID_HINT);
+            None
+        }
+        given => given.flatten(),
+    };
     let managed = r.boolean(&mut table, "managed_identity", false);
-    let client_id = r.guid(&mut table, "client_id", managed == Some(false) && later.is_none());
+    let client_id = match read_guid(r, &mut table, "client_id") {
+        Some(None) if managed == Some(false) && later.is_none() => {
+            r.problem(place.clone(), "`client_id` is missing", GUID_HINT);
+            None
+        }
+        given => given,
+    };
     let credential =
         read_credential(r, &mut table, managed == Some(true), client_id.clone().flatten(), later);
-    let expires = match r.optional_string(&mut table, "client_secret_expires") {
+    let expires = match r.optional_text(&mut table, "client_secret_expires") {
         None => None,
         Some(None) => Some(None),
-        Some(Some(text)) => match text.parse::<jiff::civil::Date>() {
-            Ok(date) => Some(Some(date)),
-            Err(_) => {
-                r.problem(
-                    format!("`client_secret_expires` = \"{text}\" is no date"),
-                    "write it as \"2027-01-31\"",
-                );
-                None
-            }
-        },
+        Some(Some(text)) => {
+            let parse = |text: &str| text.parse::<jiff::civil::Date>().ok();
+            r.parsed(text, "is no date", "write it as \"2027-01-31\"", parse).map(|found| Some(found.value))
+        }
     };
     let cloud = read_cloud(r, &mut table, key_identifier.as_ref().and_then(Option::as_ref));
     let ca_file = r.optional_path(&mut table, "ca_file");
-    let subscription_id = r.guid(&mut table, "subscription_id", false);
-    let resource_group = r.optional_string(&mut table, "resource_group");
+    let subscription_id = read_guid(r, &mut table, "subscription_id");
+    let resource_group = r.optional_text(&mut table, "resource_group");
     if let (Some(subscription), Some(group)) = (&subscription_id, &resource_group)
         && subscription.is_some() != group.is_some()
     {
         r.problem(
-            "[customer_key] has one of `subscription_id` and `resource_group` without the other".to_owned(),
+            place,
+            "[customer_key] has one of `subscription_id` and `resource_group` without the other",
             "give both, or neither",
         );
     }
     let timeout = r.integer(&mut table, "call_timeout_s", 1..=120, Some(10));
     let private = r.boolean(&mut table, "require_private_networking", false);
-    r.no_more(table, "[customer_key]");
+    r.no_more(table);
     Some(CustomerKeyConfig {
         key_identifier: key_identifier?,
         azure: azure::AzureConfig {
-            tenant_id: tenant_id??,
+            tenant_id: tenant_id?,
             client_id: client_id?.unwrap_or_default(),
             credential: credential?,
             cloud: cloud?,
             ca_file: ca_file?,
             subscription_id: subscription_id?,
-            resource_group: resource_group?,
+            resource_group: resource_group?.map(|found| found.value),
             call_timeout: Duration::from_secs(timeout?),
             require_private_networking: private?,
         },
@@ -505,7 +511,7 @@ fn read_customer_key<'i>(
 
 fn read_credential<'i>(
     r: &mut Reader<'i>,
-    table: &mut Table<'i>,
+    table: &mut Section<'i>,
     managed: bool,
     client_id: Option<String>,
     later: Option<PathBuf>,
@@ -513,10 +519,10 @@ fn read_credential<'i>(
     let secret = r.optional_path(table, "client_secret_file");
     let certificate = r.optional_path(table, "client_certificate_file");
     let token = r.optional_path(table, "federated_token_file");
-    let endpoint = match r.optional_string(table, "managed_identity_endpoint") {
+    let endpoint = match r.optional_text(table, "managed_identity_endpoint") {
         None => None,
         Some(None) => Some(None),
-        Some(Some(text)) => r.url("managed_identity_endpoint", &text).map(Some),
+        Some(Some(text)) => read_url(r, text).map(Some),
     };
     let mut given = Vec::new();
     if let Some(path) = secret? {
@@ -543,6 +549,7 @@ fn read_credential<'i>(
         n => format!("[customer_key] names {n} credentials"),
     };
     r.problem(
+        table.place(),
         text,
         "give exactly one of managed_identity = true, federated_token_file, client_certificate_file, \
          client_secret_file",
@@ -552,7 +559,7 @@ fn read_credential<'i>(
 
 fn read_cloud<'i>(
     r: &mut Reader<'i>,
-    table: &mut Table<'i>,
+    table: &mut Section<'i>,
     key: Option<&KeyIdentifier>,
 ) -> Option<azure::Cloud> {
     #[derive(Clone, Copy, PartialEq)]
@@ -569,15 +576,16 @@ fn read_cloud<'i>(
         ("CUSTOM", Name::Custom),
     ];
     let name = r.choice(table, "cloud", &names, Some(Name::Azure));
-    let authority = r.optional_string(table, "authority");
-    let arm_url = r.optional_string(table, "arm_url");
-    let resource = r.optional_string(table, "vault_resource");
-    let vault_hosts = r.strings(table, "vault_hosts");
+    let authority = r.optional_text(table, "authority");
+    let arm_url = r.optional_text(table, "arm_url");
+    let resource = r.optional_text(table, "vault_resource");
+    let vault_hosts = r.texts(table, "vault_hosts");
     let (name, authority, arm_url) = (name?, authority?, arm_url?);
     if name != Name::Custom {
         if authority.is_some() || arm_url.is_some() {
             r.problem(
-                "`authority` and `arm_url` are only for cloud = \"CUSTOM\"".to_owned(),
+                table.place(),
+                "`authority` and `arm_url` are only for cloud = \"CUSTOM\"",
                 "remove them: the clouds of Azure have fixed ones",
             );
             return None;
@@ -590,14 +598,15 @@ fn read_cloud<'i>(
     }
     let Some(authority) = authority else {
         r.problem(
-            "cloud = \"CUSTOM\" needs `authority`".to_owned(),
+            table.place(),
+            "cloud = \"CUSTOM\" needs `authority`",
             "the https:// address of the token service; a development vault writes it into vault.json",
         );
         return None;
     };
-    let authority: Url = r.url("authority", &authority)?;
+    let authority = read_url(r, authority)?;
     let arm_url = match arm_url {
-        Some(text) => r.url("arm_url", &text)?,
+        Some(text) => read_url(r, text)?,
         None => authority.clone(),
     };
     Some(azure::Cloud::Custom(azure::Endpoints {
@@ -608,8 +617,8 @@ fn read_cloud<'i>(
                 Some(key) => vec![key.vault_host().to_owned()],
                 None => {
                     r.problem(
-                        "cloud = \"CUSTOM\" needs `vault_hosts` where no `key_identifier` names one"
-                            .to_owned(),
+                        table.place(),
+                        "cloud = \"CUSTOM\" needs `vault_hosts` where no `key_identifier` names one",
                         "the host and port of the vault, such as [\"localhost:8443\"]",
                     );
                     return None;
@@ -617,21 +626,38 @@ fn read_cloud<'i>(
             },
             hosts => hosts,
         },
-        vault_resource: resource?.unwrap_or_else(|| "https://vault.azure.net".to_owned()),
+        vault_resource: resource?.map_or_else(|| "https://vault.azure.net".to_owned(), |found| found.value),
     }))
 }
 
-fn read_verdict<'i>(r: &mut Reader<'i>, mut table: Table<'i>) -> Option<VerdictConfig> {
+const GUID_HINT: &str = "copy it from the Azure portal: 00000000-0000-0000-0000-000000000000";
+
+/// `Some(None)`: not given. `None`: wrong.
+fn read_guid<'i>(r: &mut Reader<'i>, table: &mut Section<'i>, key: &str) -> Option<Option<String>> {
+    let Some(found) = r.optional_text(table, key)? else { return Some(None) };
+    let parse =
+        |text: &str| (text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()).then(|| text.to_owned());
+    r.parsed(found, "is no GUID", GUID_HINT, parse).map(|found| Some(found.value))
+}
+
+fn read_url(r: &mut Reader<'_>, found: Found<String>) -> Option<Url> {
+    let parse = |text: &str| text.parse::<Url>().ok();
+    r.parsed(found, "is no URL", "write it as https://HOST[:PORT]", parse).map(|found| found.value)
+}
+
+fn read_verdict<'i>(r: &mut Reader<'i>, mut table: Section<'i>) -> Option<VerdictConfig> {
     let usual = RevocationPolicy::default();
+    let place = table.place();
     let interval = r.integer(&mut table, "probe_interval_s", 1..=300, Some(60));
     let daily = r.integer(&mut table, "master_key_check_interval_s", 60..=604_800, Some(86_400));
     let refusals = r.integer(&mut table, "refusals", 1..=1000, Some(usual.refusals.into()));
     let strong = r.integer(&mut table, "strong_window_s", 0..=86_400, Some(usual.strong_window_ms / 1000));
     let denial = r.integer(&mut table, "denial_window_s", 0..=86_400, Some(usual.denial_window_ms / 1000));
-    r.no_more(table, "[verdict]");
+    r.no_more(table);
     let (interval, strong, denial) = (interval?, strong?, denial?);
     if denial < strong {
         r.problem(
+            place,
             format!("`denial_window_s` = {denial} is shorter than `strong_window_s` = {strong}"),
             "a denial may be a mistake and needs the longer window",
         );

@@ -7,6 +7,7 @@
 pub(crate) mod fake;
 
 use std::{
+    ffi::OsString,
     fs, io,
     io::{Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -37,6 +38,30 @@ pub trait Disk: Send + Sync + 'static {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Whether there is something of that name.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// What is in a folder, by name.
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+    /// Takes an empty folder away.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+}
+
+/// A name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The name.
+    pub name: OsString,
+    /// What it names.
+    pub kind: EntryKind,
+}
+
+/// What a name in a folder stands for. A link is never followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EntryKind {
+    /// A folder.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A file, a socket or the like.
+    File,
 }
 
 /// The host's file system.
@@ -93,6 +118,28 @@ impl Disk for HostDisk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let kind = if kind.is_dir() {
+                EntryKind::Folder
+            } else if kind.is_symlink() {
+                EntryKind::Link
+            } else {
+                EntryKind::File
+            };
+            entries.push(Entry { name: entry.file_name(), kind });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 }
 

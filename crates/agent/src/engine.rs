@@ -11,6 +11,7 @@ mod foreign;
 mod identity;
 mod library;
 pub mod medium;
+mod operators;
 mod process;
 mod scope;
 pub mod swap;
@@ -29,12 +30,12 @@ use keyward_keys::key_id::KeyId;
 use serde::{Deserialize, Serialize};
 
 pub use binary::{Binary, BinaryError, identify};
-use database::{Database, DatabaseError};
+use database::{Database, DatabaseError, ReplicaSet};
 use process::{Handle, Invocation};
 pub(crate) use write_lock::{WriteLock, WriteLockError};
 
 use crate::{
-    config::{Config, EngineKind},
+    config::{Config, EngineConfig, EngineKind},
     preflight::Finding,
 };
 
@@ -92,6 +93,20 @@ pub trait Engine: Send + Sync + 'static {
 
     /// A process on the node's data path or port that is not `own`, in words.
     async fn foreign(&self, own: Option<u32>) -> Option<String>;
+
+    /// Whether data that was written without keyward can be encrypted on this engine: by members of a replica set
+    /// that fill each other.
+    fn can_refill(&self) -> bool {
+        false
+    }
+
+    /// The operator's own process on the node's data path, where one runs.
+    async fn operators(&self) -> Result<Option<Arc<dyn OperatorsProcess>>, EngineError> {
+        Ok(None)
+    }
+
+    /// Asks the member of the node's replica set at `address` about the set.
+    async fn ask_member(&self, address: &str) -> Result<ReplicaSet, EngineError>;
 }
 
 /// A running (or ended) database process.
@@ -116,6 +131,36 @@ pub trait EngineProcess: Send + Sync + 'static {
     async fn replica_state(&self) -> Option<String> {
         None
     }
+
+    /// Has a primary hand over to another member; nothing to do for others.
+    async fn step_down(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+/// A database process that the host's operator started on the node's data path, without keyward. Never killed.
+#[async_trait]
+pub trait OperatorsProcess: Send + Sync + 'static {
+    /// Its process id.
+    fn pid(&self) -> u32;
+
+    /// Its version, as it says itself.
+    async fn version(&self) -> Result<String, EngineError>;
+
+    /// The member's state in its replica set; `None` where it is in none, or does not answer.
+    async fn replica_state(&self) -> Option<String>;
+
+    /// The replica set as it sees it.
+    async fn replica_set(&self) -> Result<ReplicaSet, EngineError>;
+
+    /// Has a primary hand over to another member; nothing to do for others.
+    async fn step_down(&self) -> Result<(), EngineError>;
+
+    /// Asks it to end cleanly and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is not gone after `patience`: it may still end.
+    async fn shut_down(&self, patience: Duration) -> Result<(), EngineError>;
 }
 
 /// What can go wrong with a database process.
@@ -216,6 +261,28 @@ pub enum EngineError {
     /// A task of the agent died.
     #[error("the preparation of the engine ended without a result")]
     Ended,
+    /// What runs on the data path is not what listens on the port.
+    #[error("process {pid} has the data path open, but does not listen on port {port}")]
+    OtherPort {
+        /// The process.
+        pid: u32,
+        /// `engine.port`.
+        port: u16,
+    },
+    /// The operator's process was asked to end.
+    #[error("process {pid} was asked to end and has not within {} s", waited.as_secs())]
+    StillRuns {
+        /// The process.
+        pid: u32,
+        /// How long.
+        waited: Duration,
+    },
+    /// No member of a set has such an address.
+    #[error("`{0}` is not the address of a member")]
+    Address(String),
+    /// The engine has no replica sets.
+    #[error("this engine has no replica sets")]
+    NoReplicaSets,
 }
 
 impl EngineError {
@@ -247,6 +314,12 @@ impl EngineError {
             }
             Self::Database(error) => error.hint().to_owned(),
             Self::Ended => "see the agent's log".to_owned(),
+            Self::OtherPort { .. } => {
+                "set engine.port and engine.host to where that database listens".to_owned()
+            }
+            Self::StillRuns { .. } => "look into its log; it is never killed".to_owned(),
+            Self::Address(_) => "see rs.conf()".to_owned(),
+            Self::NoReplicaSets => "only mongod has them".to_owned(),
         }
     }
 }
@@ -278,7 +351,8 @@ impl LocalEngine {
         let surroundings = scope::Surroundings::here();
         let exposure = exposure::plan(engine, &exposure::Media::read(data_path, &engine.log_file)?);
         let swap = swap::Swap::read(swap::engine_gets_scope()).judge(engine.accept_plaintext_in_swap);
-        let refused: Vec<_> = exposure.findings.into_iter().chain(swap).filter(|f| f.refuse).collect();
+        let found = exposure.findings.into_iter().chain(swap).chain(command::ignores_environment(engine));
+        let refused: Vec<_> = found.filter(|f| f.refuse).collect();
         if !refused.is_empty() {
             return Err(EngineError::Refused(refused));
         }
@@ -291,8 +365,8 @@ impl LocalEngine {
         }
         let wiredtiger_config = command::wiredtiger_config(&library, &self.binary, launch)?;
         let identity = engine.user.as_deref().map(identity::look_up).transpose()?;
-        if let Some(owner) = identity {
-            self.share_with_engine(owner)?;
+        if let Some(owner) = &identity {
+            self.share_with_engine((owner.uid, owner.gid))?;
         }
         let invocation = Invocation {
             program: engine.program.clone(),
@@ -303,7 +377,23 @@ impl LocalEngine {
             log_file: engine.log_file.clone(),
             identity,
         };
-        Ok(scope::wrap(invocation, &self.config.name, surroundings, engine.accept_plaintext_in_swap))
+        // Only a program can give a child more groups than one.
+        let grouped = invocation.identity.as_ref().is_some_and(|identity| !identity.groups.is_empty());
+        let invocation = if grouped { identity::by_setpriv(&invocation) } else { invocation };
+        let terms = scope::Terms {
+            node: &self.config.name,
+            swap_accepted: engine.accept_plaintext_in_swap,
+            stop_grace: engine.stop_grace,
+            paths: vec![
+                engine.program.clone(),
+                data_path.clone(),
+                data_path.join("_tmp"),
+                engine.log_file.clone(),
+                state_dir.clone(),
+            ],
+            agent_unit: fs::read_to_string("/proc/self/cgroup").ok().as_deref().and_then(scope::service_of),
+        };
+        Ok(scope::wrap(invocation, &terms, surroundings))
     }
 
     /// What an engine under a user of its own needs of the agent's folders: a way through to the library and the
@@ -370,7 +460,8 @@ impl Engine for LocalEngine {
             Some(handle) => Some(handle),
             None => {
                 let mark = command::socket_mark(&launch.socket)?;
-                match process::with_environment("WIREDTIGER_CONFIG", &mark) {
+                match process::with_environment("WIREDTIGER_CONFIG", &mark, engine_uid(&self.config.engine)?)
+                {
                     Some(pid) => Handle::take(pid, &self.binary.version, log_file)?,
                     None => None,
                 }
@@ -392,6 +483,20 @@ impl Engine for LocalEngine {
             EngineKind::Wiredtiger => None,
         };
         tokio::task::spawn_blocking(move || foreign::find(&data_path, port, own)).await.ok().flatten()
+    }
+
+    fn can_refill(&self) -> bool {
+        self.config.engine.kind == EngineKind::Mongod
+    }
+
+    async fn operators(&self) -> Result<Option<Arc<dyn OperatorsProcess>>, EngineError> {
+        operators::find(&self.config).await
+    }
+
+    async fn ask_member(&self, address: &str) -> Result<ReplicaSet, EngineError> {
+        let own = Database::new(&self.config.engine);
+        let member = own.of_member(address).ok_or_else(|| EngineError::Address(address.to_owned()))?;
+        Ok(member.replica_set().await?)
     }
 }
 
@@ -429,6 +534,13 @@ impl EngineProcess for LocalProcess {
     async fn replica_state(&self) -> Option<String> {
         self.database.replica_state().await
     }
+
+    async fn step_down(&self) -> Result<(), EngineError> {
+        match self.database.kind() {
+            EngineKind::Mongod => Ok(self.database.step_down().await?),
+            EngineKind::Secantusdb | EngineKind::Wiredtiger => Ok(()),
+        }
+    }
 }
 
 /// Whether `data_path` holds anything but what keyward and mount points put there.
@@ -455,15 +567,25 @@ pub(crate) fn foreign_of(config: &Config) -> Option<String> {
         EngineKind::Mongod | EngineKind::Secantusdb => Some(config.engine.port),
         EngineKind::Wiredtiger => None,
     };
-    let own = command::socket_mark(&config.key_socket())
-        .ok()
-        .and_then(|mark| process::with_environment("WIREDTIGER_CONFIG", &mark));
+    let own = command::socket_mark(&config.key_socket()).ok().and_then(|mark| {
+        let uid = engine_uid(&config.engine).ok()?;
+        process::with_environment("WIREDTIGER_CONFIG", &mark, uid)
+    });
     foreign::find(&config.data_path, port, own)
+}
+
+/// The user that the engine runs under.
+fn engine_uid(engine: &EngineConfig) -> Result<u32, EngineError> {
+    match engine.user.as_deref() {
+        Some(user) => Ok(identity::look_up(user)?.uid),
+        None => Ok(rustix::process::geteuid().as_raw()),
+    }
 }
 
 /// User and group id of `engine.user`.
 pub(crate) fn user_ids(user: &str) -> Result<(u32, u32), EngineError> {
-    identity::look_up(user)
+    let identity = identity::look_up(user)?;
+    Ok((identity.uid, identity.gid))
 }
 
 /// The last lines of a log, from byte `start` on: at most 4 lines and 800 characters.

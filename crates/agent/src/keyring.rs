@@ -14,7 +14,8 @@ use keyward_keys::{
     KeyId, MasterKey, NodeId, SecretError,
     assignment::{Assignment, decode_assignments},
     keystore::{
-        FileImage, KeystoreError, MasterKeyWrap, OpenKeystore, Purpose, SealedKeystore, VerifiedWrap,
+        FileImage, KeystoreError, MasterKeyWrap, OpenKeystore, Purpose, SealedKeystore, Successor,
+        VerifiedWrap,
     },
     scrubbed,
     wire::WireKey,
@@ -28,7 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     disk::{Disk, read_if_there},
-    keystore::{KeystoreFile, KeystoreFileError, Stored},
+    keystore::{Found, KeystoreFile, KeystoreFileError, Stored},
 };
 
 /// Why a step was not made.
@@ -106,6 +107,25 @@ struct Content {
     state: State,
     /// The wrap that the vault unwrapped last, with the right answer.
     primary: Option<VerifiedWrap>,
+    /// A step whose writing ended in an error: its file may be there.
+    unsettled: Option<Step>,
+}
+
+/// A step that was verified.
+struct Step {
+    next: Successor,
+    /// What to rely on from then on; `None`: what is relied on now.
+    primary: Option<VerifiedWrap>,
+}
+
+impl Content {
+    fn sealed(sealed: SealedKeystore) -> Self {
+        Self { state: State::Sealed(sealed), primary: None, unsettled: None }
+    }
+
+    fn open(open: OpenKeystore, primary: VerifiedWrap) -> Self {
+        Self { state: State::Open(Box::new(open)), primary: Some(primary), unsettled: None }
+    }
 }
 
 /// The keys of one node.
@@ -127,7 +147,7 @@ impl Keyring {
             disk,
             journal,
             wanted_spares,
-            content: Mutex::new(Content { state: State::None, primary: None }),
+            content: Mutex::new(Content { state: State::None, primary: None, unsettled: None }),
             view: watch::Sender::new(None),
             rejected: Mutex::new(Vec::new()),
         }
@@ -157,11 +177,16 @@ impl Keyring {
         match self.file.load(has_data)? {
             Stored::Absent { node_id } => Ok(Some(node_id)),
             Stored::Present(sealed) => {
-                content.state = State::Sealed(sealed);
+                *content = Content::sealed(sealed);
                 self.publish(&content);
                 Ok(None)
             }
         }
+    }
+
+    /// Whether nothing shows that this node ever had a keystore.
+    pub fn never_had_one(&self) -> Result<bool, KeyringError> {
+        Ok(self.file.never_had_one()?)
     }
 
     /// A new node's keystore: durable when it returns.
@@ -175,14 +200,15 @@ impl Keyring {
         let mut content = self.lock();
         let primary = wrap.clone();
         let (open, image) = OpenKeystore::create(node_id, master, vec![wrap], self.wanted_spares, now.0)?;
-        self.file.commit(0, node_id, &image)?;
-        *content = Content { state: State::Open(Box::new(open)), primary: Some(primary) };
+        self.file.commit(None, node_id, &image)?;
+        *content = Content::open(open, primary);
         self.publish(&content);
         Ok(())
     }
 
     /// Verifies the loaded keystore with the master key that was unwrapped with `key_identifier`; lets go of wraps
-    /// that an unfinished rewrap left, takes in the journal and refills the spares.
+    /// that an unfinished rewrap left, takes in the journal and refills the spares, or leaves that for later when the
+    /// disk does not let it. After an error no key is in memory.
     pub fn open(
         &self,
         unwrapped: &mut [u8],
@@ -201,20 +227,41 @@ impl Keyring {
             Ok::<_, KeyringError>((open, verified))
         })?;
         self.file.seen(open.sealed())?;
-        *content = Content { state: State::Open(Box::new(open)), primary: Some(verified.clone()) };
+        *content = Content::open(open, verified.clone());
+        let tidied = self
+            .step(&mut content, |open| open.forget_wraps(&[verified]))
+            .and_then(|()| self.take_in_journal(&mut content, now));
         self.publish(&content);
-        self.step(&mut content, |open| open.forget_wraps(&[verified]))?;
-        self.take_in_journal(&mut content, now)
+        // An engine that runs needs none of it now. Before the next one starts, and before one gets its keys, the
+        // journal must have been taken in.
+        if let Err(error) = tidied {
+            tracing::warn!("the keystore is not tidied yet: {}", crate::node::chain(&error));
+        }
+        Ok(())
     }
 
     /// Wipes master and database keys from memory. What was opened stays loaded, sealed.
     pub fn wipe(&self) {
         let mut content = self.lock();
-        if let State::Open(open) = &content.state {
-            content.state = State::Sealed(open.sealed().clone());
-            content.primary = None;
+        if close(&mut content) {
             self.publish(&content);
         }
+    }
+
+    /// Compares the keystore on disk with the newest generation, and puts it back when it is gone. `None`: without the
+    /// master key nothing vouches for what is in memory.
+    pub fn watch_over(&self) -> Result<Option<Found>, KeyringError> {
+        let mut content = self.lock();
+        self.settle(&mut content)?;
+        match &content.state {
+            State::Open(open) => Ok(Some(self.file.watch_over(open.sealed())?)),
+            State::None | State::Sealed(_) => Ok(None),
+        }
+    }
+
+    /// The keystore's path.
+    pub fn path(&self) -> PathBuf {
+        self.file.path()
     }
 
     /// Every database key and spare that is not in `known` yet, and adds them to it.
@@ -239,14 +286,14 @@ impl Keyring {
 
     /// Spares that were given to databases become database keys; refills the spares.
     pub fn fold(&self, assignments: &[Assignment], now: Timestamp) -> Result<(), KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         self.step(&mut content, |open| open.fold(assignments))?;
         self.refill_when_low(&mut content, now)
     }
 
     /// Makes spares until there are as many as wanted.
     pub fn refill(&self, now: Timestamp) -> Result<(), KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         let there = open_mut(&mut content)?.sealed().spares();
         // Asked for because the encryptor runs low: some of these may have been given to databases already. A
         // request that comes twice must not grow the file for ever.
@@ -259,12 +306,13 @@ impl Keyring {
 
     /// Takes in the assignment journal; refills the spares.
     pub fn fold_journal(&self, now: Timestamp) -> Result<(), KeyringError> {
-        self.take_in_journal(&mut self.lock(), now)
+        let mut content = self.settled()?;
+        self.take_in_journal(&mut content, now)
     }
 
     /// Takes in the journal and removes it. Only while no engine runs: nobody else may be writing to it.
     pub fn retire_journal(&self, now: Timestamp) -> Result<(), KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         self.take_in_journal(&mut content, now)?;
         if self.rejected().is_empty() {
             crate::disk::remove_if_there(&*self.disk, &self.journal)
@@ -275,7 +323,7 @@ impl Keyring {
 
     /// A copy of the master key's bytes for the vault's `wrap`. Wiped when dropped.
     pub fn master_key_to_wrap(&self) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         Ok(Zeroizing::new(open_mut(&mut content)?.master_key().expose().to_vec()))
     }
 
@@ -286,20 +334,17 @@ impl Keyring {
 
     /// Wraps every database key under `new`; `wrap` is of the new master key. Durable when it returns.
     pub fn rotate(&self, new: MasterKey, wrap: VerifiedWrap, now: Timestamp) -> Result<(), KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         let primary = wrap.clone();
         let open = open_mut(&mut content)?;
         let image = open.rotate_master_key(&new, vec![wrap], now.0)?;
-        self.write(open, &image)?;
-        open.commit_rotated(&image, new)?;
-        content.primary = Some(primary);
-        self.publish(&content);
-        Ok(())
+        let next = open.check_rotated(&image, new)?;
+        self.write(&mut content, &image, Step { next, primary: Some(primary) })
     }
 
     /// Adds a wrap that nothing relies on yet.
     pub fn stage(&self, wrap: MasterKeyWrap) -> Result<(), KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         if let Some(primary) = &content.primary
             && primary.wrap().key_identifier == wrap.key_identifier
         {
@@ -311,20 +356,27 @@ impl Keyring {
 
     /// Lets go of every wrap but the one that is relied on.
     pub fn unstage(&self) -> Result<(), KeyringError> {
-        let mut content = self.lock();
+        let mut content = self.settled()?;
         let Some(primary) = content.primary.clone() else { return Ok(()) };
         self.step(&mut content, |open| open.forget_wraps(&[primary]))
     }
 
     /// Relies on the staged wrap of `key_identifier` alone, after the vault unwrapped it.
     pub fn rely_on(&self, key_identifier: &str, unwrapped: &[u8]) -> Result<(), KeyringError> {
-        let mut content = self.lock();
-        let verified = open_mut(&mut content)?.verify_wrap(key_identifier, unwrapped)?;
-        let primary = verified.clone();
-        self.step(&mut content, |open| open.forget_wraps(&[verified]))?;
-        content.primary = Some(primary);
-        self.publish(&content);
-        Ok(())
+        let mut content = self.settled()?;
+        let open = open_mut(&mut content)?;
+        let verified = open.verify_wrap(key_identifier, unwrapped)?;
+        match open.forget_wraps(std::slice::from_ref(&verified))? {
+            Some(image) => {
+                let next = open.check_next(&image)?;
+                self.write(&mut content, &image, Step { next, primary: Some(verified) })
+            }
+            None => {
+                content.primary = Some(verified);
+                self.publish(&content);
+                Ok(())
+            }
+        }
     }
 
     /// The newest durable generation, as it is on disk.
@@ -352,24 +404,23 @@ impl Keyring {
         let open = SealedKeystore::parse(&image.bytes)?.open(master)?;
         self.file.install(node_id, image)?;
         let was_open = matches!(content.state, State::Open(_));
-        *content = if was_open {
-            Content { state: State::Open(Box::new(open)), primary: Some(primary) }
-        } else {
-            Content { state: State::Sealed(open.sealed().clone()), primary: None }
-        };
+        *content =
+            if was_open { Content::open(open, primary) } else { Content::sealed(open.sealed().clone()) };
         self.publish(&content);
         Ok(())
     }
 
-    /// The operator accepts the keystore that is there.
-    pub fn approve(&self) -> Result<(), KeyringError> {
+    /// The operator accepts the keystore that is there; whether there is one to start from.
+    pub fn approve(&self) -> Result<bool, KeyringError> {
         let mut content = self.lock();
-        let sealed = self.file.approve()?;
-        if !matches!(content.state, State::Open(_)) {
-            content.state = State::Sealed(sealed);
-            self.publish(&content);
+        if matches!(content.state, State::Open(_)) {
+            // Verified, in use, and newer than anything that could be approved.
+            return Ok(false);
         }
-        Ok(())
+        let Some(sealed) = self.file.approve()? else { return Ok(false) };
+        *content = Content::sealed(sealed);
+        self.publish(&content);
+        Ok(true)
     }
 
     /// What of a failed opening is about the file.
@@ -409,15 +460,53 @@ impl Keyring {
     ) -> Result<(), KeyringError> {
         let open = open_mut(content)?;
         let Some(image) = make(open)? else { return Ok(()) };
-        self.write(open, &image)?;
-        open.commit(&image)?;
+        let next = open.check_next(&image)?;
+        self.write(content, &image, Step { next, primary: None })
+    }
+
+    /// Verified before the disk is touched: the generation before it goes once the new one reads back.
+    fn write(&self, content: &mut Content, image: &FileImage, step: Step) -> Result<(), KeyringError> {
+        let sealed = open_mut(content)?.sealed();
+        match self.file.commit(Some(sealed), sealed.node_id(), image) {
+            Ok(()) => self.take(content, step),
+            Err(error) => {
+                content.unsettled = Some(step);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn take(&self, content: &mut Content, step: Step) -> Result<(), KeyringError> {
+        open_mut(content)?.become_next(step.next)?;
+        if let Some(primary) = step.primary {
+            content.primary = Some(primary);
+        }
         self.publish(content);
         Ok(())
     }
 
-    fn write(&self, open: &OpenKeystore, image: &FileImage) -> Result<(), KeyringError> {
-        open.check_next(image)?;
-        Ok(self.file.commit(open.sealed().generation(), open.sealed().node_id(), image)?)
+    /// The content, for the next step: nothing of the last one is open, and the file is there.
+    fn settled(&self) -> Result<MutexGuard<'_, Content>, KeyringError> {
+        let mut content = self.lock();
+        self.settle(&mut content)?;
+        if let State::Open(open) = &content.state {
+            self.file.watch_over(open.sealed())?;
+        }
+        Ok(content)
+    }
+
+    /// Finds out what the last step has come to: one that failed after its file was in place is taken in now, else
+    /// every later step would meet a file that it does not know.
+    fn settle(&self, content: &mut Content) -> Result<(), KeyringError> {
+        let Some(step) = content.unsettled.take() else { return Ok(()) };
+        match self.file.settle(step.next.sealed()) {
+            Ok(true) => self.take(content, step),
+            Ok(false) => Ok(()),
+            Err(error) => {
+                content.unsettled = Some(step);
+                Err(error.into())
+            }
+        }
     }
 
     fn publish(&self, content: &Content) {
@@ -460,6 +549,13 @@ impl Keyring {
     fn lock(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Wipes what is open; whether anything was.
+fn close(content: &mut Content) -> bool {
+    let State::Open(open) = &content.state else { return false };
+    *content = Content::sealed(open.sealed().clone());
+    true
 }
 
 fn open_mut(content: &mut Content) -> Result<&mut OpenKeystore, KeyringError> {

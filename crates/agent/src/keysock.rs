@@ -3,7 +3,9 @@
 //! Owns who may have them: the process that this agent started or found again, and nobody else. Keys are unwrapped
 //! for one frame and wiped after it; a spare is durable in the keystore before it is sent.
 
-use std::{collections::HashSet, fs, io, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    collections::HashSet, fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration,
+};
 
 use keyward_keys::{
     KeyId,
@@ -16,13 +18,20 @@ use keyward_keys::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
+    sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::node::{NodeError, NodeHandle, chain};
+use crate::{
+    engine::user_ids,
+    node::{NodeError, NodeHandle, chain},
+};
 
 /// How long a process that connects may take to become known: an engine can be faster than its agent.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How many connections of other users are listened to at a time: where the engine has a user of its own, every user
+/// of the host may connect, and the agent needs its descriptors to ask the vault.
+const STRANGERS: usize = 8;
 /// How long a connection may stay silent before its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -61,6 +70,9 @@ pub fn listen(path: &Path, shared: bool) -> io::Result<UnixListener> {
 /// Serves encryptors until `shutdown`.
 pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let engine_uid = node.config().engine.user.as_deref().and_then(|user| Some(user_ids(user).ok()?.0));
+    let known = [engine_uid, Some(rustix::process::geteuid().as_raw()), Some(0)];
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -68,12 +80,20 @@ pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: Cancellat
         };
         match accepted {
             Ok((stream, _)) => {
+                let peer = stream.peer_cred().ok();
+                let permit = if peer.is_some_and(|peer| known.contains(&Some(peer.uid()))) {
+                    None
+                } else {
+                    let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else { continue };
+                    Some(permit)
+                };
                 let (node, shutdown) = (node.clone(), shutdown.clone());
                 connections.spawn(async move {
                     tokio::select! {
                         () = connection(stream, &node) => {}
                         () = shutdown.cancelled() => {}
                     }
+                    drop(permit);
                 });
             }
             Err(error) => {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! It must never overwrite a file that it does not understand, make a new keystore where there was one, or go back
-//! behind the generation that `state_dir` remembers.
+//! behind the generation that `state_dir` remembers. A restore keeps what it replaces as `keystore.replaced-N`: the data
+//! of an earlier node may lie elsewhere, and be unreadable without it.
 
 use std::{
     io,
@@ -108,14 +109,12 @@ pub enum KeystoreFileError {
     /// What was read back is not what was written.
     #[error("the keystore {0} was written, but reads back differently")]
     ReadBack(PathBuf),
-    /// Another step was made in between.
-    #[error("the keystore is of generation {found} by now, not {expected}")]
-    Moved {
-        /// What the step was made from.
-        expected: u64,
-        /// What is there.
-        found: u64,
-    },
+    /// A restore was cut off after it had begun to put files into the data path.
+    #[error("a restore into this data path was cut off: what it left is not complete")]
+    RestoreCutOff,
+    /// While this agent ran, somebody else wrote it.
+    #[error("the keystore {0} is not the one that this agent wrote last")]
+    Changed(PathBuf),
 }
 
 impl KeystoreFileError {
@@ -159,7 +158,13 @@ impl KeystoreFileError {
                  state_dir was lost: keyward node approve"
             }
             Self::ReadBack(_) => "check the disk; the previous generation was put back",
-            Self::Moved { .. } => "repeat",
+            Self::RestoreCutOff => {
+                "repeat `keyward node restore`: it removes what the one cut off left, and nothing else"
+            }
+            Self::Changed(_) => {
+                "nothing was overwritten; find out who changed it, and do not stop this agent before it is put right: \
+                 move the file away, and the agent writes the newest one anew"
+            }
         };
         text.to_owned()
     }
@@ -175,6 +180,17 @@ pub enum Stored {
     },
     /// The keystore of this node. Nothing in it is believed yet.
     Present(SealedKeystore),
+}
+
+/// What [`KeystoreFile::watch_over`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The newest generation.
+    AsWritten,
+    /// Nothing; it is there again.
+    PutBack,
+    /// Something else.
+    Changed,
 }
 
 /// The keystore's files. One writer: the agent that holds the locks.
@@ -200,6 +216,9 @@ impl KeystoreFile {
     /// what was seen last. `has_data` says whether the data path holds data.
     pub fn load(&self, has_data: bool) -> Result<Stored, KeystoreFileError> {
         self.disk.create_dir(&self.dir).map_err(self.io("opened"))?;
+        if self.memory.restoring()?.is_some() {
+            return Err(KeystoreFileError::RestoreCutOff);
+        }
         let claim = self.memory.claim()?;
         let main = read_if_there(&*self.disk, &self.path()).map_err(self.io("read"))?;
         let Some(bytes) = main else {
@@ -229,27 +248,28 @@ impl KeystoreFile {
         self.tidy()
     }
 
-    /// Makes `image` the keystore; durable and read back when it returns. `expected` is the generation that the
-    /// step was made from, 0 for a new keystore.
-    pub fn commit(&self, expected: u64, node_id: NodeId, image: &FileImage) -> Result<(), KeystoreFileError> {
+    /// Makes `image` the keystore; durable and read back when it returns. `before` is what the step was made from, and
+    /// what must be there; `None` for a new keystore. After an error either generation may be there:
+    /// [`Self::settle`] says which.
+    pub fn commit(
+        &self,
+        before: Option<&SealedKeystore>,
+        node_id: NodeId,
+        image: &FileImage,
+    ) -> Result<(), KeystoreFileError> {
         let (main, next, previous) =
             (self.path(), self.dir.join("keystore.next"), self.dir.join("keystore.previous"));
         let disk = &*self.disk;
-        let found = match read_if_there(disk, &main).map_err(self.io("read"))? {
-            Some(bytes) => {
-                SealedKeystore::parse(&bytes).map_err(|source| self.unreadable(source))?.generation()
-            }
-            None => 0,
-        };
-        if found != expected {
-            return Err(KeystoreFileError::Moved { expected, found });
+        let there = read_if_there(disk, &main).map_err(self.io("read"))?;
+        if there.as_deref() != before.map(SealedKeystore::bytes) {
+            return Err(KeystoreFileError::Changed(main));
         }
         let written = disk.write(&next, &image.bytes).and_then(|()| disk.sync_file(&next));
         if let Err(source) = written {
             let _ = disk.remove(&next);
             return Err(KeystoreFileError::Io { path: main, what: "written", source });
         }
-        if found > 0 {
+        if before.is_some() {
             remove_if_there(disk, &previous).map_err(self.io("replaced"))?;
             disk.link(&main, &previous).map_err(self.io("kept"))?;
         }
@@ -258,48 +278,92 @@ impl KeystoreFile {
         disk.sync_dir(&self.dir).map_err(self.io("replaced"))?;
         let back = disk.read_back(&main).map_err(self.io("read back"))?;
         if back != image.bytes {
-            if found > 0 {
+            if before.is_some() {
                 disk.rename(&previous, &main).map_err(self.io("put back"))?;
                 disk.sync_dir(&self.dir).map_err(self.io("put back"))?;
             }
             return Err(KeystoreFileError::ReadBack(main));
         }
         self.memory.set_claim(&Claim { node_id, seen_generation: image.generation })?;
-        if found > 0 {
+        if before.is_some() {
             remove_if_there(disk, &previous).map_err(self.io("tidied"))?;
         }
         Ok(())
     }
 
-    /// Accepts the keystore that is there as this node's own, although `state_dir` does not know it or remembers a
-    /// newer one: the operator says so.
-    pub fn approve(&self) -> Result<SealedKeystore, KeystoreFileError> {
-        let path = self.path();
-        let bytes = self.disk.read(&path).map_err(self.io("read"))?;
-        let sealed = SealedKeystore::parse(&bytes).map_err(|source| self.unreadable(source))?;
-        if let Some(claim) = self.memory.claim()?
-            && claim.node_id == sealed.node_id()
-            && sealed.generation() < claim.seen_generation
-        {
-            return Err(KeystoreFileError::Replayed {
-                path,
-                found: sealed.generation(),
-                seen: claim.seen_generation,
-            });
+    /// Whether the file is the one of a step whose [`Self::commit`] ended in an error. If so its end is made up for:
+    /// durable and remembered when it returns.
+    pub fn settle(&self, sealed: &SealedKeystore) -> Result<bool, KeystoreFileError> {
+        let main = self.path();
+        if read_if_there(&*self.disk, &main).map_err(self.io("read"))?.as_deref() != Some(sealed.bytes()) {
+            return Ok(false);
         }
-        self.memory.set_claim(&Claim { node_id: sealed.node_id(), seen_generation: sealed.generation() })?;
-        Ok(sealed)
+        self.disk.sync_file(&main).map_err(self.io("written"))?;
+        self.disk.sync_dir(&self.dir).map_err(self.io("replaced"))?;
+        self.seen(sealed)?;
+        Ok(true)
     }
 
-    /// Puts the keystore of a restored data path in place, whatever stood there: the caller has made it with
-    /// `adopt_as_new_node`. Durable when it returns.
+    /// Compares the file with the newest generation, which a running agent knows. One that is gone is put back: the
+    /// database runs, and its keys are nowhere else. One that was changed is left as it is.
+    pub fn watch_over(&self, newest: &SealedKeystore) -> Result<Found, KeystoreFileError> {
+        match read_if_there(&*self.disk, &self.path()).map_err(self.io("read"))? {
+            Some(bytes) if bytes == newest.bytes() => return Ok(Found::AsWritten),
+            Some(_) => return Ok(Found::Changed),
+            None => {}
+        }
+        tracing::warn!("the keystore is gone: it is put back from memory");
+        let (main, next) = (self.path(), self.dir.join("keystore.next"));
+        self.disk.create_dir(&self.dir).map_err(self.io("put back"))?;
+        self.disk.write(&next, newest.bytes()).map_err(self.io("put back"))?;
+        self.disk.sync_file(&next).map_err(self.io("put back"))?;
+        // A link, so that a file that somebody else puts there at this moment is not overwritten.
+        self.disk.link(&next, &main).map_err(self.io("put back"))?;
+        self.disk.sync_dir(&self.dir).map_err(self.io("put back"))?;
+        remove_if_there(&*self.disk, &next).map_err(self.io("tidied"))?;
+        Ok(Found::PutBack)
+    }
+
+    /// Accepts the keystore that is there as this node's own, although `state_dir` does not know it: the operator says
+    /// so. Neither another node's nor an older generation becomes good by that. `None`: there is no file.
+    pub fn approve(&self) -> Result<Option<SealedKeystore>, KeystoreFileError> {
+        let bytes = read_if_there(&*self.disk, &self.path()).map_err(self.io("read"))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let sealed = SealedKeystore::parse(&bytes).map_err(|source| self.unreadable(source))?;
+        match self.check(&sealed, self.memory.claim()?) {
+            Err(KeystoreFileError::Unknown { .. }) => self
+                .memory
+                .set_claim(&Claim { node_id: sealed.node_id(), seen_generation: sealed.generation() })?,
+            checked => checked?,
+        }
+        Ok(Some(sealed))
+    }
+
+    /// Puts the keystore of a restored data path in place: the caller has made it with `adopt_as_new_node`. Durable
+    /// when it returns. What stood there is kept beside it.
     pub fn install(&self, node_id: NodeId, image: &FileImage) -> Result<(), KeystoreFileError> {
         self.disk.create_dir(&self.dir).map_err(self.io("opened"))?;
-        // From here on only this node's keystore counts, so a crash in between cannot start from the snapshot's.
-        self.memory.set_claim(&Claim { node_id, seen_generation: 0 })?;
+        self.keep_aside()?;
+        // Not to be written through a name that a recovery may have linked to what is kept.
+        self.tidy()?;
+        // A node without a name gets it first, so that a crash in between meets a keystore that it knows. Of one that
+        // has it, the newest generation seen is not forgotten before there is a newer one.
+        if self.memory.claim()?.is_none_or(|claim| claim.node_id != node_id) {
+            self.memory.set_claim(&Claim { node_id, seen_generation: 0 })?;
+        }
         crate::disk::replace(&*self.disk, &self.path(), &image.bytes).map_err(self.io("written"))?;
         self.memory.set_claim(&Claim { node_id, seen_generation: image.generation })?;
         self.tidy()
+    }
+
+    /// Whether neither the folder nor `state_dir` shows that this node ever had a keystore, or an encryptor beside it.
+    pub fn never_had_one(&self) -> Result<bool, KeystoreFileError> {
+        for name in [FILE_NAME, "keystore.next", "keystore.previous", "assignments"] {
+            if self.disk.exists(&self.dir.join(name)).map_err(self.io("looked for"))? {
+                return Ok(false);
+            }
+        }
+        Ok(self.memory.claim()?.is_none_or(|claim| claim.seen_generation == 0))
     }
 
     /// The newest generation seen of this node, 0 when there was none.
@@ -322,6 +386,46 @@ impl KeystoreFile {
                 Ok(Stored::Absent { node_id })
             }
         }
+    }
+
+    /// Gives what is there, whatever it is, a name that nothing takes away or overwrites; after a torn rename that is
+    /// what stands under the other names.
+    fn keep_aside(&self) -> Result<(), KeystoreFileError> {
+        let there = |path: &PathBuf| self.disk.exists(path).map_err(self.io("looked for"));
+        let kept = if there(&self.path())? {
+            vec![self.path()]
+        } else {
+            let mut left = Vec::new();
+            for path in ["keystore.next", "keystore.previous"].map(|name| self.dir.join(name)) {
+                if there(&path)? {
+                    left.push(path);
+                }
+            }
+            left
+        };
+        for path in kept {
+            self.keep(&path)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&self, path: &Path) -> Result<(), KeystoreFileError> {
+        let bytes = self.disk.read(path).map_err(self.io("read"))?;
+        for number in 1_u32.. {
+            let aside = self.dir.join(format!("keystore.replaced-{number}"));
+            match read_if_there(&*self.disk, &aside).map_err(self.io("kept"))? {
+                // A restore that is repeated.
+                Some(kept) if kept == bytes => return Ok(()),
+                Some(_) => {}
+                None => {
+                    self.disk.link(path, &aside).map_err(self.io("kept"))?;
+                    self.disk.sync_dir(&self.dir).map_err(self.io("kept"))?;
+                    tracing::warn!("the keystore that was here is kept as {}", aside.display());
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// After a torn rename the newest whole file stands under one of the other names.

@@ -21,6 +21,7 @@ mod notify;
 pub mod operations;
 pub mod preflight;
 pub mod prove;
+pub mod resync;
 pub mod snapshot;
 mod wrap;
 

@@ -9,6 +9,7 @@ mod backoff;
 mod client;
 mod files;
 mod join;
+mod leave;
 mod observe;
 mod sync;
 
@@ -24,13 +25,14 @@ use keyward_model::{
     encryption::AzureEnvironment,
     node::JoinTextError,
     status::LinkStatus,
-    sync::{DesiredCredential, DesiredEncryption, HeldBack, Validated},
+    sync::{AgentRefusalCode, DesiredCredential, DesiredEncryption, HeldBack, Validated},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use client::CallError;
 pub use join::JoinedServer;
+pub use leave::LeftServer;
 
 use crate::{
     config::{Config, Initial},
@@ -60,6 +62,18 @@ pub enum LinkError {
     /// Its answer does not fit the token.
     #[error("the server's answer does not carry the authority that the token names")]
     OtherAuthority,
+    /// There is nothing to leave.
+    #[error("this node has joined no server")]
+    NotJoined,
+    /// A member of a cluster leaves only when that is said.
+    #[error("this node is a member of the cluster {0}")]
+    Member(String),
+    /// The server was not told, or does not know the node as this one.
+    #[error("the server could not be told that this node leaves")]
+    NotTold(#[source] CallError),
+    /// Something is being done on the server's word.
+    #[error("this node is doing what its server asked: {0}")]
+    AtWork(String),
     /// Nothing of that name waits for approval.
     #[error("nothing waits for the approval `{0}`")]
     NothingToApprove(String),
@@ -74,6 +88,19 @@ impl LinkError {
             Self::Key(_) => "see the agent's log".to_owned(),
             Self::Call(error) => error.hint(),
             Self::OtherAuthority => "make a new token on the server you mean to join".to_owned(),
+            Self::NotJoined => "see keyward node status".to_owned(),
+            Self::Member(_) => leave::MEMBER_HINT.to_owned(),
+            Self::NotTold(CallError::Refused { refusal, .. })
+                if refusal.code == AgentRefusalCode::NodeInCluster =>
+            {
+                refusal.hint.clone()
+            }
+            Self::NotTold(_) => {
+                "try again when it answers, or leave with --force and revoke the node there: keyward \
+                                 project node revoke"
+                    .to_owned()
+            }
+            Self::AtWork(_) => "wait until that is done, and repeat".to_owned(),
             Self::NothingToApprove(_) => {
                 "run keyward node approve again and look at what it shows".to_owned()
             }
@@ -89,6 +116,10 @@ struct Inner {
     node: NodeHandle,
     files: LinkFiles,
     state: Mutex<State>,
+    /// Held by a pass, and by whoever takes the node away from its server.
+    turn: tokio::sync::Mutex<()>,
+    /// Held while what is kept of the server is written, so that nothing of it comes back once it was left.
+    keeping: Mutex<()>,
     /// Something to carry out may be new.
     apply: Notify,
     /// The server, or what there is to tell it, may be new.
@@ -125,8 +156,15 @@ impl Link {
             approved: files.approvals().map_err(LinkError::from)?,
             ..State::default()
         };
-        let inner =
-            Inner { node, files, state: Mutex::new(state), apply: Notify::new(), talk: Notify::new() };
+        let inner = Inner {
+            node,
+            files,
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::default(),
+            keeping: Mutex::default(),
+            apply: Notify::new(),
+            talk: Notify::new(),
+        };
         let link = Self(Arc::new(inner));
         link.publish();
         Ok(link)
@@ -202,6 +240,16 @@ impl Link {
         }
     }
 
+    /// What `keyward node approve` let through once is not let through again. A line in the node's file stays.
+    fn use_up(&self, approval: &Approval) -> Result<(), NodeError> {
+        let mut approved = self.state().approved.clone();
+        if approved.remove(approval) {
+            self.0.files.set_approvals(&approved).map_err(LinkError::from)?;
+            self.state().approved = approved;
+        }
+        Ok(())
+    }
+
     /// Everything that was approved: here, and in the node's file.
     fn approvals(&self) -> BTreeSet<Approval> {
         let approved = self.state().approved.clone();
@@ -210,6 +258,10 @@ impl Link {
 
     /// Takes in a desired state that arrived. Durable before anything is done about it.
     fn take(&self, new: Accepted) -> Result<(), NodeError> {
+        let _keeping = self.keep();
+        if self.state().joined.is_none() {
+            return Ok(());
+        }
         let last = self.state().accepted.as_ref().map(|accepted| accepted.seen.clone());
         match approval::accept(&new.seen, last.as_ref(), &self.approvals()) {
             // The server has the newest again, if it ever had lost it.
@@ -229,6 +281,21 @@ impl Link {
         self.publish();
         self.0.apply.notify_one();
         Ok(())
+    }
+
+    /// What is held back and being done, without a server as well.
+    #[cfg(test)]
+    pub(crate) fn shown(&self) -> LinkStatus {
+        let state = self.state();
+        LinkStatus {
+            server: String::new(),
+            last_contact: None,
+            problem: None,
+            accepted_revision: state.accepted.as_ref().map_or(0, |accepted| accepted.seen.revision),
+            done_revision: state.done_revision(),
+            progress: state.progress.clone(),
+            held_back: state.all_held_back(),
+        }
     }
 
     /// Shows in status how the link stands.
@@ -251,6 +318,10 @@ impl Link {
         let note = format!("the server wants what needs this host's approval: {}", waiting.join("; "));
         self.0.node.set_note("approval", (!waiting.is_empty()).then_some(note));
         self.0.node.set_link(Some(status));
+    }
+
+    fn keep(&self) -> MutexGuard<'_, ()> {
+        self.0.keeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

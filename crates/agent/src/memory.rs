@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use keyward_keys::NodeId;
@@ -108,13 +108,15 @@ impl MemoryError {
 pub struct Memory {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
+    /// One change at a time: two at once would write into one temporary file.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Memory {
     /// Opens `dir`, making it where needed.
     pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, MemoryError> {
         disk.create_dir(dir).map_err(io_error(dir, "made"))?;
-        Ok(Self { dir: dir.to_owned(), disk })
+        Ok(Self { dir: dir.to_owned(), disk, changing: Arc::default() })
     }
 
     /// Which node this is; `None` before the first start.
@@ -158,6 +160,19 @@ impl Memory {
         self.write("snapshots.json", &snapshots)
     }
 
+    /// What a restore that has not ended yet puts into the data path: names of files and folders right below it.
+    pub fn restoring(&self) -> Result<Option<Vec<String>>, MemoryError> {
+        self.read("restoring.json")
+    }
+
+    /// Remembers it; `None` once it is complete or undone.
+    pub fn set_restoring(&self, names: Option<&[String]>) -> Result<(), MemoryError> {
+        match names {
+            Some(names) => self.write("restoring.json", &names),
+            None => self.remove("restoring.json"),
+        }
+    }
+
     /// The engine started last.
     pub fn engine(&self) -> Result<Option<StartedEngine>, MemoryError> {
         self.read("engine.json")
@@ -167,15 +182,29 @@ impl Memory {
     pub fn set_engine(&self, engine: Option<&StartedEngine>) -> Result<(), MemoryError> {
         match engine {
             Some(engine) => self.write("engine.json", engine),
-            None => {
-                let path = self.dir.join("engine.json");
-                disk::remove_replaced(&*self.disk, &path).map_err(io_error(&path, "removed"))
+            None => self.remove("engine.json"),
+        }
+    }
+
+    /// Remembers that the engine's encryptor has said hello.
+    pub fn set_hello_seen(&self) -> Result<(), MemoryError> {
+        let _changing = self.changing();
+        match self.read_alone("engine.json")? {
+            Some(engine @ StartedEngine { hello_seen: false, .. }) => {
+                self.write_alone("engine.json", &StartedEngine { hello_seen: true, ..engine })
             }
+            Some(_) | None => Ok(()),
         }
     }
 
     /// A JSON file of `dir`, if it is there.
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
+        // Reading may finish a replacement that a power cut left half done: a change as well.
+        let _changing = self.changing();
+        self.read_alone(name)
+    }
+
+    fn read_alone<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
         let path = self.dir.join(name);
         let whole = |bytes: &[u8]| serde_json::from_slice::<T>(bytes).is_ok();
         let bytes = disk::read_replaced(&*self.disk, &path, whole).map_err(io_error(&path, "read"))?;
@@ -188,6 +217,11 @@ impl Memory {
 
     /// Replaces a JSON file of `dir` (mode 0600); durable when it returns.
     pub(crate) fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemoryError> {
+        let _changing = self.changing();
+        self.write_alone(name, value)
+    }
+
+    fn write_alone<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemoryError> {
         let path = self.dir.join(name);
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|source| MemoryError::Damaged { path: path.clone(), source })?;
@@ -198,6 +232,7 @@ impl Memory {
 impl Memory {
     /// A text file of `dir`, if it is there.
     pub(crate) fn read_text(&self, name: &str) -> Result<Option<Zeroizing<String>>, MemoryError> {
+        let _changing = self.changing();
         let path = self.dir.join(name);
         let bytes = disk::read_replaced(&*self.disk, &path, |bytes| !bytes.is_empty())
             .map_err(io_error(&path, "read"))?;
@@ -208,6 +243,7 @@ impl Memory {
 
     /// Replaces a text file of `dir` (mode 0600); durable when it returns.
     pub(crate) fn write_text(&self, name: &str, text: &str) -> Result<PathBuf, MemoryError> {
+        let _changing = self.changing();
         let path = self.dir.join(name);
         disk::replace(&*self.disk, &path, text.as_bytes()).map_err(io_error(&path, "written"))?;
         Ok(path)
@@ -215,8 +251,13 @@ impl Memory {
 
     /// Takes a file of `dir` away, if it is there.
     pub(crate) fn remove(&self, name: &str) -> Result<(), MemoryError> {
+        let _changing = self.changing();
         let path = self.dir.join(name);
         disk::remove_replaced(&*self.disk, &path).map_err(io_error(&path, "removed"))
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,4 +288,30 @@ impl DirLock {
 fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> MemoryError {
     let path = path.to_owned();
     move |source| MemoryError::Io { path, what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::HostDisk;
+
+    /// Probes, unwraps and operations each remember a judgement, and none waits for the other.
+    #[test]
+    fn many_may_write_one_file_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory::open(dir.path(), Arc::new(HostDisk)).unwrap();
+        let judged = |refusal| Judged { refusal, ..Judged::default() };
+        std::thread::scope(|scope| {
+            for refusal in [None, Some(Class::KeyDisabled), Some(Class::DeniedByRbac)] {
+                let memory = memory.clone();
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        memory.set_judged(&judged(refusal)).unwrap();
+                        memory.judged().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!dir.path().join("judgement.next").exists());
+    }
 }

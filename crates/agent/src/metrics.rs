@@ -2,6 +2,8 @@
 //!
 //! Names are `keyward_<noun>_<unit>`; labels come from enums only: never a key, a vault, a database or an id.
 
+mod listener;
+
 use std::{
     fmt::{self, Write},
     io,
@@ -19,6 +21,7 @@ use prometheus_client::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::listener::FewConnections;
 use crate::node::NodeHandle;
 
 /// Serves `/metrics` on `listen` until `shutdown`.
@@ -37,7 +40,9 @@ pub async fn serve(listen: SocketAddr, node: NodeHandle, shutdown: CancellationT
     let metrics = Arc::new(Mutex::new(Metrics::new()));
     let watching = tokio::spawn(watch(node.clone(), Arc::clone(&metrics), shutdown.clone()));
     let app = Router::new().route("/metrics", get(page)).with_state((node, metrics));
-    let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    let served = axum::serve(FewConnections::of(listener), app)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await;
     watching.abort();
     served
 }

@@ -4,6 +4,7 @@
 //! `keyward_model::lifecycle`'s; [`shell`] carries them out.
 
 pub mod access;
+mod adoption;
 pub mod error;
 mod probing;
 mod shell;
@@ -18,7 +19,7 @@ use std::{
 
 use keyward_keys::{
     MasterKey, MemoryLock, NodeId,
-    keystore::{OpenKeystore, SealedKeystore},
+    keystore::{FileImage, OpenKeystore, SealedKeystore, VerifiedWrap},
     memory_lock,
 };
 use keyward_kms::{KeyDescription, KeyService};
@@ -41,7 +42,7 @@ use crate::{
     config::Config,
     disk::Disk,
     engine::{Engine, EngineProcess},
-    keyring::{Keyring, View},
+    keyring::{Keyring, KeyringError, View},
     keystore::KeystoreFile,
     link,
     memory::{Judged, Memory},
@@ -82,6 +83,7 @@ struct Inner {
     shared: Mutex<Shared>,
     changed: watch::Sender<u64>,
     probe_now: tokio::sync::Notify,
+    remembering: Mutex<()>,
     operation: Arc<tokio::sync::Mutex<()>>,
     holding: Arc<tokio::sync::Mutex<()>>,
 }
@@ -114,8 +116,19 @@ struct Shared {
     notes: BTreeMap<&'static str, String>,
     link: Option<LinkStatus>,
     replica_state: Option<String>,
+    /// The operator's own database, where the data is not encrypted.
+    adopted: Option<adoption::Adopted>,
     /// Snapshots that this node took, oldest first.
     snapshots: Vec<ObservedSnapshot>,
+}
+
+/// A keystore for this node with the database keys of another one.
+pub(crate) struct Prepared {
+    node_id: NodeId,
+    image: FileImage,
+    master: MasterKey,
+    wrap: VerifiedWrap,
+    _operation: OwnedMutexGuard<()>,
 }
 
 /// Keeps the engine stopped while it lives.
@@ -158,6 +171,7 @@ impl NodeHandle {
             notes: BTreeMap::new(),
             link: None,
             replica_state: None,
+            adopted: None,
             snapshots: memory.snapshots()?,
         };
         let node = Self(Arc::new(Inner {
@@ -173,6 +187,7 @@ impl NodeHandle {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(0),
             probe_now: tokio::sync::Notify::new(),
+            remembering: Mutex::default(),
             operation: Arc::default(),
             holding: Arc::default(),
         }));
@@ -239,7 +254,7 @@ impl NodeHandle {
         let view = self.0.keyring.view();
         let shared = self.shared();
         let warnings = warnings::all(&self.0, &shared, view.as_deref());
-        NodeStatus {
+        let status = NodeStatus {
             node: self.0.config.name.clone(),
             state: shared.state,
             verdict: shared.judged.judgement.verdict,
@@ -261,12 +276,17 @@ impl NodeHandle {
             since: shared.since,
             warnings,
             link: shared.link.clone(),
+        };
+        match &shared.adopted {
+            Some(adopted) => adopted.shown(self.0.engine.kind(), status),
+            None => status,
         }
     }
 
     /// Starts the node and waits until it runs, or until it is clear that it does not now. An operator's wish: it
     /// outlasts restarts of the agent.
     pub async fn start(&self) -> Result<(), NodeError> {
+        self.refuse_unencrypted()?;
         self.0.memory.set_wanted(Wanted::Running)?;
         if self.shared().judged.judgement.verdict == Verdict::Revoked {
             self.probe().await;
@@ -286,14 +306,21 @@ impl NodeHandle {
 
     /// Stops the node and waits until its process is gone. Outlasts restarts of the agent.
     pub async fn stop(&self) -> Result<(), NodeError> {
+        self.refuse_unencrypted()?;
         self.0.memory.set_wanted(Wanted::Stopped)?;
         self.post_and_wait(Event::StopAsked).await?;
         self.until(|shared| shared.engine_gone.then_some(())).await
     }
 
     /// Stops the engine and keeps it stopped until the [`Hold`] is dropped. The keys stay in memory, so that the
-    /// engine comes back even if the vault is down by then.
+    /// engine comes back even if the vault is down by then; a running engine whose keys the agent does not have is not
+    /// stopped.
     pub async fn hold(&self, why: &str) -> Result<Hold, NodeError> {
+        self.refuse_unencrypted()?;
+        let held = self.0.keyring.view().is_some_and(|view| view.held);
+        if self.engine().is_some() && !held {
+            return Err(self.not_held().unwrap_or(KeyringError::NotHeld.into()));
+        }
         let guard = Arc::clone(&self.0.holding)
             .try_lock_owned()
             .map_err(|_| NodeError::Busy("work on the node's files".to_owned()))?;
@@ -321,10 +348,10 @@ impl NodeHandle {
         Ok(sealed.open(master)?)
     }
 
-    /// The last step of a restore: the restored database keys under a master key of this node's own, written as
-    /// this node's keystore.
-    pub async fn install_restored(&self, opened: OpenKeystore, _hold: &Hold) -> Result<(), NodeError> {
-        let _operation = self.begin("a change of the master key")?;
+    /// The restored database keys under a master key of this node's own. The vault's part of a restore: nothing is
+    /// written.
+    pub(crate) async fn prepare_restored(&self, opened: OpenKeystore) -> Result<Prepared, NodeError> {
+        let operation = self.begin("a change of the master key")?;
         let claim = self.0.memory.claim()?;
         let node_id = claim.map_or_else(NodeId::make, |claim| claim.node_id);
         let seen = claim.map_or(0, |claim| claim.seen_generation);
@@ -333,8 +360,17 @@ impl NodeHandle {
         let master = MasterKey::make()?;
         let (wrap, _) = wrap::wrap_and_verify(&*self.key_service(), &key, &master, now).await?;
         let image = opened.adopt_as_new_node(node_id, &master, vec![wrap.clone()], seen, now.0)?;
-        drop(opened);
-        self.with_keyring(move |keyring| keyring.install(node_id, &image, master, wrap)).await?;
+        Ok(Prepared { node_id, image, master, wrap, _operation: operation })
+    }
+
+    /// Writes what was prepared as this node's keystore.
+    pub(crate) async fn install_restored(&self, prepared: Prepared, _hold: &Hold) -> Result<(), NodeError> {
+        let Prepared { node_id, image, master, wrap, _operation } = prepared;
+        self.with_keyring(move |keyring| keyring.install(node_id, &image, master, wrap)).await
+    }
+
+    /// The restore is complete: the node may start.
+    pub(crate) async fn start_restored(&self, _hold: &Hold) -> Result<(), NodeError> {
         if self.0.memory.wanted()? != Some(Wanted::Stopped) {
             self.0.memory.set_wanted(Wanted::Running)?;
             self.post_and_wait(Event::StartAsked).await?;
@@ -342,10 +378,21 @@ impl NodeHandle {
         Ok(())
     }
 
+    /// What a restore that was cut off put into the data path, as it remembered before it began.
+    pub(crate) fn restoring(&self) -> Result<Option<Vec<String>>, NodeError> {
+        Ok(self.0.memory.restoring()?)
+    }
+
+    /// Remembers what a restore puts into the data path; `None` once it is complete or undone. Meanwhile the node
+    /// starts on nothing.
+    pub(crate) fn set_restoring(&self, names: Option<&[String]>) -> Result<(), NodeError> {
+        Ok(self.0.memory.set_restoring(names)?)
+    }
+
     /// What of the keystore on disk waits for [`NodeHandle::approve`].
     pub(crate) async fn unapproved(&self) -> Option<String> {
         match unlock::load(self).await {
-            Err(NodeError::Keyring(crate::keyring::KeyringError::File(
+            Err(NodeError::Keyring(KeyringError::File(
                 error @ crate::keystore::KeystoreFileError::Unknown { .. },
             ))) => Some(error.to_string()),
             Ok(_) | Err(_) => None,
@@ -362,8 +409,8 @@ impl NodeHandle {
 
     /// Accepts the keystore on disk as this node's own.
     pub async fn approve(&self) -> Result<(), NodeError> {
-        self.with_keyring(Keyring::approve).await?;
-        if self.0.memory.wanted()? != Some(Wanted::Stopped) {
+        let accepted = self.with_keyring(Keyring::approve).await?;
+        if accepted && self.0.memory.wanted()? != Some(Wanted::Stopped) {
             self.post_and_wait(Event::StartAsked).await?;
         }
         Ok(())
@@ -434,8 +481,8 @@ impl NodeHandle {
     /// This node's id; a node without one gets it now.
     pub(crate) async fn node_id(&self) -> Result<NodeId, NodeError> {
         match unlock::load(self).await? {
-            Some(node_id) => Ok(node_id),
-            None => Ok(self.0.keyring.view().ok_or(NodeError::NoKeystore)?.node_id),
+            unlock::Loaded::New(node_id) | unlock::Loaded::Unencrypted(node_id) => Ok(node_id),
+            unlock::Loaded::Keystore => Ok(self.0.keyring.view().ok_or(NodeError::NoKeystore)?.node_id),
         }
     }
 
@@ -500,35 +547,51 @@ impl NodeHandle {
         self.touch();
     }
 
-    /// Takes in what a call to the vault showed of the customer key.
+    /// Takes in what a call to the vault showed of a customer key. What concerns a key that the node has moved away
+    /// from meanwhile is shown and does not count.
     pub(crate) fn note_evidence(&self, evidence: Evidence) {
         let class = evidence.class;
-        let at = self.0.clock.boot_instant();
+        let counts = self.0.keyring.view().is_none_or(|view| {
+            view.primary.as_ref().is_none_or(|key| *key == evidence.key_identifier.to_string())
+        });
+        let policy = self.access().policy;
         let (before, after) = {
             let mut shared = self.shared();
             let before = shared.judged.clone();
-            let judgement = judge(&before.judgement, class, &at, &self.access().policy);
-            let refusal = match class.weight() {
-                Weight::Success => None,
-                Weight::Strong | Weight::Denial => Some(class),
-                Weight::Neutral => before.refusal,
-            };
-            shared.judged = Judged { judgement, refusal };
+            if counts {
+                let at = self.0.clock.boot_instant();
+                let judgement = judge(&before.judgement, class, &at, &policy);
+                let refusal = match class.weight() {
+                    Weight::Success => None,
+                    Weight::Strong | Weight::Denial => Some(class),
+                    Weight::Neutral => before.refusal,
+                };
+                shared.judged = Judged { judgement, refusal };
+            }
             shared.evidence.push_front(evidence);
             shared.evidence.truncate(EVIDENCE_KEPT);
             (before, shared.judged.clone())
         };
+        if !counts {
+            return self.touch();
+        }
         if after.judgement.verdict != before.judgement.verdict {
             tracing::info!(verdict = ?after.judgement.verdict, ?class, "the verdict changed: {}", class.text());
         }
         if after != before {
-            self.remember_judged(&after);
+            self.remember_judged();
         }
         self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
     }
 
-    fn remember_judged(&self, judged: &Judged) {
-        if let Err(error) = self.0.memory.set_judged(judged) {
+    /// Writes down the judgement as it is by now: of two that follow each other closely the later one stays.
+    fn remember_judged(&self) {
+        let remembered = {
+            let _one_at_a_time = self.0.remembering.lock().unwrap_or_else(PoisonError::into_inner);
+            let judged = self.shared().judged.clone();
+            self.0.memory.set_judged(&judged)
+        };
+        if let Err(error) = remembered {
             tracing::error!("the judgement could not be remembered: {}", chain(&error));
             self.set_note("judgement", Some(format!("the judgement is not remembered: {}", chain(&error))));
         } else {
@@ -537,13 +600,7 @@ impl NodeHandle {
     }
 
     fn remember_hello(&self) {
-        let remembered = self.0.memory.engine().and_then(|engine| match engine {
-            Some(engine) if !engine.hello_seen => {
-                self.0.memory.set_engine(Some(&crate::memory::StartedEngine { hello_seen: true, ..engine }))
-            }
-            Some(_) | None => Ok(()),
-        });
-        if let Err(error) = remembered {
+        if let Err(error) = self.0.memory.set_hello_seen() {
             tracing::error!("the engine's hello could not be remembered: {}", chain(&error));
         }
     }
@@ -629,6 +686,6 @@ fn key_socket(config: &Config) -> PathBuf {
 }
 
 #[cfg(test)]
-mod doubles;
+pub(crate) mod doubles;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 
 use keyward_keys::MasterKey;
 use keyward_kms::KeyService;
-use keyward_model::KeyIdentifier;
+use keyward_model::{Class, KeyIdentifier};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -86,16 +86,21 @@ pub(crate) async fn rewrap_through(
     node.with_keyring(move |keyring| keyring.stage(staged)).await?;
     progress.report("unwrapping it again", 2, 4, "steps");
     let verified = async {
-        let (unwrapped, _) = service.unwrap(key, &ciphertext).await?;
-        let key = key.to_string();
-        node.with_keyring(move |keyring| keyring.rely_on(&key, &unwrapped)).await
+        let (unwrapped, facts) = service.unwrap(key, &ciphertext).await?;
+        let identifier = key.to_string();
+        node.with_keyring(move |keyring| keyring.rely_on(&identifier, &unwrapped)).await?;
+        Ok::<_, NodeError>(facts.into_evidence(Class::Success, key, node.clock().now()))
     };
-    if let Err(error) = verified.await {
-        // The old wrap is still the one that is relied on; what was staged would only be in the way.
-        if let Err(undo) = node.with_keyring(|keyring| keyring.unstage()).await {
-            tracing::warn!("the staged wrap stays until the next start: {}", crate::node::chain(&undo));
+    match verified.await {
+        // Refusals of the key before say nothing about this one.
+        Ok(evidence) => node.note_evidence(evidence),
+        Err(error) => {
+            // The old wrap is still the one that is relied on; what was staged would only be in the way.
+            if let Err(undo) = node.with_keyring(|keyring| keyring.unstage()).await {
+                tracing::warn!("the staged wrap stays until the next start: {}", crate::node::chain(&undo));
+            }
+            return Err(error);
         }
-        return Err(error);
     }
     progress.report("done", 4, 4, "steps");
     tracing::info!(from = before.key_identifier, to = %key, "the master key was rewrapped");

@@ -184,3 +184,48 @@ async fn kill_9_during_the_first_start_leaves_a_node_that_starts() -> Result<()>
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_during_a_restore_leaves_a_node_that_can_be_restored() -> Result<()> {
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let world = World::new().await?;
+    let (_, config) = world.config("n")?;
+    let agent = support::Agent::start(config).await?;
+    until_state(&agent.client, NodeState::Running).await?;
+    support::insert(&database(world.port).await?, "shop", 0..300).await?;
+    let place = url::Url::from_file_path(world.path("snapshot")).ok().context("an absolute path")?;
+    agent.client.run(&Request::Snapshot { to: place.clone() }, |_| {}).await?;
+    agent.stop_all().await?;
+
+    let port = support::free_port()?;
+    let text = world.config_text("other", port)?.replacen("spare", "initial = \"restore\"\nspare", 1);
+    let path = world.path("other.toml");
+    std::fs::create_dir_all(world.path("other"))?;
+    std::fs::write(&path, text)?;
+    let config = keyward_agent::config::Config::load(&path)?;
+    let restore = Request::Restore { from: place };
+    let mut cut_off = 0;
+    for _ in 0..8 {
+        let agent = support::AgentProcess::start(&path)?;
+        let client = connect(&config.admin_socket).await?;
+        let request = restore.clone();
+        let restoring = tokio::spawn(async move { client.run(&request, |_| {}).await });
+        // Everything of a small snapshot takes some hundred milliseconds.
+        tokio::time::sleep(Duration::from_millis(random.next(250))).await;
+        agent.kill()?;
+        if restoring.await?.is_ok() {
+            break;
+        }
+        cut_off += usize::from(world.path("other/state/restoring.json").exists());
+    }
+    println!("{cut_off} restores were cut off while files were put in place");
+    let agent = support::Agent::start(config.clone()).await?;
+    let status = until(&agent.client, "decided", |s| s.state != NodeState::Starting).await?;
+    if status.state != NodeState::Running {
+        agent.client.run(&restore, |_| {}).await?;
+    }
+    until_state(&agent.client, NodeState::Running).await?;
+    assert_eq!(count(&database(port).await?, "shop").await?, 300);
+    assert!(!world.path("other/state/restoring.json").exists());
+    agent.stop_all().await
+}

@@ -1,7 +1,6 @@
 //! Proof, snapshots and metrics of one node on a real database process under a real vault.
 
-mod blob_double;
-mod s3_double;
+mod object_store_double;
 mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
@@ -15,6 +14,7 @@ use keyward_agent::{
 };
 use keyward_model::NodeState;
 use keyward_vault::fault::FaultKind;
+use object_store_double::{blob::BlobDouble, s3::S3Double};
 use support::{Agent, World, count, database, failure_of, free_port, insert, until_state};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use url::Url;
@@ -229,7 +229,7 @@ async fn a_revoked_node_takes_no_snapshot_and_leaves_nothing_behind() -> Result<
 }
 
 /// A node whose snapshots go to `blobs`.
-fn with_blobs(text: &str, blobs: &blob_double::BlobDouble, options: &std::path::Path) -> Result<String> {
+fn with_blobs(text: &str, blobs: &BlobDouble, options: &std::path::Path) -> Result<String> {
     fs::write(
         options,
         format!(
@@ -245,7 +245,7 @@ fn with_blobs(text: &str, blobs: &blob_double::BlobDouble, options: &std::path::
 async fn azure_blob_storage_takes_the_same_path_and_a_revocation_in_the_middle_leaves_nothing() -> Result<()>
 {
     let world = World::new().await?;
-    let blobs = blob_double::BlobDouble::start().await?;
+    let blobs = BlobDouble::start().await?;
     let options = world.path("blobs.toml");
     let (path, _) = world.config("n")?;
     fs::write(&path, with_blobs(&fs::read_to_string(&path)?, &blobs, &options)?)?;
@@ -254,14 +254,14 @@ async fn azure_blob_storage_takes_the_same_path_and_a_revocation_in_the_middle_l
     insert(&database(world.port).await?, "shop", 0..500).await?;
 
     // Writes hang after the third; the key is taken away meanwhile.
-    blobs.hang_after(3);
+    blobs.budget().hang_after(3);
     let to = |name: &str| Url::parse(&format!("az://backups/{name}"));
     let aborted = Request::Snapshot { to: to("aborted")? };
     let (outcome, ()) = tokio::join!(agent.client.run(&aborted, |_| {}), async {
-        blobs.hanging().await;
+        blobs.budget().hanging().await;
         world.vault.admin.disable_key("k1").await.expect("the vault answers");
         until_state(&agent.client, NodeState::StoppedRevoked).await.expect("it stops");
-        blobs.go_on();
+        blobs.budget().go_on();
     });
     let failure = failure_of(outcome);
     assert_eq!((failure.exit, failure.code.as_str()), (3, "CUSTOMER_KEY_REVOKED"));
@@ -291,7 +291,7 @@ async fn azure_blob_storage_takes_the_same_path_and_a_revocation_in_the_middle_l
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_takes_the_same_path_in_parts_and_a_revocation_in_the_middle_leaves_nothing() -> Result<()> {
     let world = World::new().await?;
-    let s3 = s3_double::S3Double::start().await?;
+    let s3 = S3Double::start().await?;
     let options = world.path("s3.toml");
     fs::write(&options, s3.options())?;
     let with_s3 = |text: &str| format!("{text}\n[snapshots]\ncredentials_file = \"{}\"\n", options.display());
@@ -317,13 +317,13 @@ async fn s3_takes_the_same_path_in_parts_and_a_revocation_in_the_middle_leaves_n
     }
 
     let to = |name: &str| Url::parse(&format!("s3://backups/{name}"));
-    s3.hang_after(9_000_000);
+    s3.budget().hang_after(9_000_000);
     let aborted = Request::Snapshot { to: to("aborted")? };
     let (outcome, ()) = tokio::join!(agent.client.run(&aborted, |_| {}), async {
-        s3.hanging().await;
+        s3.budget().hanging().await;
         world.vault.admin.disable_key("k1").await.expect("the vault answers");
         until_state(&agent.client, NodeState::StoppedRevoked).await.expect("it stops");
-        s3.go_on();
+        s3.budget().go_on();
     });
     let failure = failure_of(outcome);
     assert_eq!((failure.exit, failure.code.as_str()), (3, "CUSTOMER_KEY_REVOKED"));

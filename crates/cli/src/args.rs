@@ -3,6 +3,8 @@
 pub(crate) mod agent;
 pub(crate) mod cluster;
 pub(crate) mod dev;
+#[cfg(test)]
+mod documents;
 mod duration;
 pub(crate) mod encryption;
 pub(crate) mod event;
@@ -30,17 +32,17 @@ use clap::{Parser, Subcommand};
     max_term_width = 100,
     after_help = "\
 Examples:
-  keyward dev                                a vault, a server and three encrypted nodes on this machine
-  keyward dev --check                        the tour: shows and checks what keyward does
-  keyward vault key disable customer-key     take the key away
-  keyward vault key enable customer-key      give it back
-  keyward node status --node node-0          what one node says of itself
-  keyward login --dir .keyward               then, over the server's API:
+  keyward dev                             a vault, a server and three nodes
+  keyward dev --check                     the tour: shows what keyward does
+  keyward vault key disable customer-key  take the key away
+  keyward vault key enable customer-key   give it back
+  keyward node status --node node-0       what one node says of itself
+  keyward login --dir .keyward            then, over the server's API:
   keyward cluster list
   keyward encryption status
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused because the customer key is revoked,
-4 the customer key is unavailable.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused because the customer key
+is revoked, 4 the customer key is unavailable.
 NO_COLOR switches colours off."
 )]
 pub(crate) struct Arguments {
@@ -50,10 +52,10 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Bring up a vault, a server and an encrypted cluster on this machine, or take the tour (--check)
+    /// A vault, a server and an encrypted cluster on this machine, or the tour
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::DevArguments),
-    /// The control plane: the Atlas Administration API, and what agents are told
+    /// The control plane: the Atlas Administration API, and the agents' server
     #[command(subcommand, after_help = server::EXAMPLES)]
     Server(server::ServerCommand),
     /// Keep a server's address and a key for it, for the commands below
@@ -124,5 +126,18 @@ mod tests {
         let mut bare = Vec::new();
         visit(&Arguments::command(), "", &mut bare);
         assert!(bare.is_empty(), "no example of their own in: {bare:?}");
+    }
+
+    /// A line that wraps can no longer be pasted.
+    #[test]
+    fn examples_fit_a_terminal_of_80_columns() {
+        fn visit(command: &clap::Command, wide: &mut Vec<String>) {
+            let shown = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            wide.extend(shown.lines().filter(|line| line.chars().count() > 80).map(str::to_owned));
+            command.get_subcommands().for_each(|sub| visit(sub, wide));
+        }
+        let mut wide = Vec::new();
+        visit(&Arguments::command(), &mut wide);
+        assert!(wide.is_empty(), "wider than 80 columns:\n{}", wide.join("\n"));
     }
 }

@@ -5,6 +5,8 @@ use std::io::Write;
 
 use anstyle::{AnsiColor, Style};
 
+use crate::render::harmless;
+
 /// Exit code: done.
 pub(crate) const DONE: u8 = 0;
 /// Exit code: failed.
@@ -77,11 +79,11 @@ impl Failure {
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
         let cyan = Style::new().fg_color(Some(AnsiColor::Cyan.into())).bold();
-        writeln!(out, "{red}error:{red:#} {}", self.message)?;
+        writeln!(out, "{red}error:{red:#} {}", harmless(&self.message))?;
         for cause in &self.causes {
-            writeln!(out, "  because: {}", cause.replace('\n', "\n           "))?;
+            writeln!(out, "  because: {}", harmless(cause).replace('\n', "\n           "))?;
         }
-        writeln!(out, "{cyan}hint:{cyan:#} {}", self.hint)
+        writeln!(out, "{cyan}hint:{cyan:#} {}", harmless(&self.hint))
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::render::harmless;
 
 /// How a command answers.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +27,7 @@ impl Output {
                 .map_err(|e| Failure::new("the answer is no JSON", REPORT).because(&e))?;
             print(&format!("{json}\n"))
         } else {
-            print(&text(value))
+            print(&harmless(&text(value)))
         }
     }
 
@@ -41,7 +42,7 @@ impl Output {
                 .map_err(|e| Failure::new("the answer is no JSON", REPORT).because(&e))?;
             print(&format!("{json}\n"))
         } else {
-            print(&text(value))
+            print(&harmless(&text(value)))
         }
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod proof;
 use anstyle::{AnsiColor, Style};
 use keyward_agent::preflight::{Level, Report};
 use keyward_model::{Evidence, NodeState, NodeStatus, Timestamp, Verdict};
+use unicode_width::UnicodeWidthStr;
 
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
@@ -72,6 +73,11 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `1 node`, `3 nodes`.
+pub(crate) fn nodes(count: usize) -> String {
+    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
+}
+
 /// The first 8 characters of an id: enough to tell two apart on a screen.
 pub(crate) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
@@ -115,7 +121,10 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
         let line: Vec<String> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, wide)| format!("{cell}{}", " ".repeat(wide.saturating_sub(width(cell)))))
+            // A row stays a row whatever its cells hold.
+            .map(|(cell, wide)| {
+                format!("{}{}", cell.replace('\n', " "), " ".repeat(wide.saturating_sub(width(cell))))
+            })
             .collect();
         let line = line.join("  ");
         let style = if index == 0 { BOLD } else { Style::new() };
@@ -125,9 +134,45 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// How many characters of `cell` are seen; colours are not.
-fn width(cell: &str) -> usize {
-    anstream::adapter::strip_str(cell).to_string().chars().count()
+/// How many columns of a terminal `text` takes; colours take none, wide characters two.
+pub(crate) fn width(text: &str) -> usize {
+    let plain = anstream::adapter::strip_str(text).to_string();
+    // A line break is shown as a space.
+    plain.replace('\n', " ").width()
+}
+
+/// `text` without anything that could steer a terminal but line breaks, tabs and colours: names, reasons and
+/// comments come from other hosts and other people.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let after = &rest[c.len_utf8()..];
+        match colour(rest) {
+            Some(sequence) => {
+                kept.push_str(sequence);
+                rest = &rest[sequence.len()..];
+                continue;
+            }
+            None if steers(c) => kept.push('\u{fffd}'),
+            None => kept.push(c),
+        }
+        rest = after;
+    }
+    kept
+}
+
+/// The sequence that sets a colour, where `text` begins with one.
+fn colour(text: &str) -> Option<&str> {
+    let numbers = text.strip_prefix("\x1b[")?;
+    let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    numbers[end..].starts_with('m').then(|| &text[.."\x1b[".len() + end + 1])
+}
+
+fn steers(c: char) -> bool {
+    // Beside control characters, those that turn the direction of writing.
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `keyward node status`, for a person.
@@ -401,6 +446,36 @@ mod tests {
             [bytes(0), bytes(1023), bytes(1536), bytes(3 << 20)],
             ["0 B", "1023 B", "1.5 KiB", "3.0 MiB"]
         );
+    }
+
+    #[test]
+    fn columns_stay_columns_whatever_is_in_them() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let told = table(&[
+            row(["NODE", "COMMENT", "AGE"]),
+            row(["データベース", "a\nb", "1 s"]),
+            row(["n\u{e9}", &styled("red", RED), "2 s"]),
+            row(["", "", ""]),
+        ]);
+        assert_eq!(
+            plain(&told),
+            "NODE          COMMENT  AGE\nデータベース  a b      1 s\nn\u{e9}            red      2 s\n\n"
+        );
+    }
+
+    #[test]
+    fn text_of_others_cannot_steer_the_terminal() {
+        let ours = styled("red", RED);
+        assert_eq!(harmless(&format!("{ours}\n\tta\u{df}")), format!("{ours}\n\tta\u{df}"));
+        for (evil, shown) in [
+            ("\x1b]0;title\x07", "\u{fffd}]0;title\u{fffd}"),
+            ("\x1b[2J", "\u{fffd}[2J"),
+            ("\x1b[31", "\u{fffd}[31"),
+            ("gone\rnew", "gone\u{fffd}new"),
+            ("\u{9b}31m\u{202e}", "\u{fffd}31m\u{fffd}"),
+        ] {
+            assert_eq!(harmless(evil), shown, "{evil:?}");
+        }
     }
 
     #[test]

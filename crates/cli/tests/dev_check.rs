@@ -57,7 +57,7 @@ fn a_tour_that_fails_says_where_and_keeps_its_folder() {
         .unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{stdout}\n{stderr}");
-    assert!(stdout.contains("✗  2  1 nodes join the server"), "{stdout}");
+    assert!(stdout.contains("✗  2  a node joins the server"), "{stdout}");
     assert!(!stdout.contains("3  clients write"), "{stdout}");
     assert!(stderr.starts_with("error: node-0 "), "{stderr}");
     let hint = stderr.lines().last().unwrap();

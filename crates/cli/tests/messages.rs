@@ -224,3 +224,68 @@ fn completions_name_every_command() {
         }
     }
 }
+
+/// Has a shell read its script and complete a line, as Tab does; one completion per line.
+fn completed(shell: &str, script: &str) -> Option<String> {
+    let dir = empty();
+    let file = dir.path().join("keyward");
+    let text = said(empty().path(), &["completions", shell]);
+    let (_, text) = text.split_once("--- stdout\n").unwrap();
+    fs::write(&file, text.split("--- stderr\n").next().unwrap()).unwrap();
+    let output = match Command::new(shell)
+        .args(match shell {
+            "bash" => &["--noprofile", "--norc", "-c"][..],
+            "zsh" => &["-f", "-c"],
+            _ => &["--no-config", "-c"],
+        })
+        .arg(script.replace("SCRIPT", file.to_str().unwrap()))
+        .stdin(Stdio::null())
+        .output()
+    {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            keyward_testkit::report_skip(&format!("{shell} is not installed"));
+            return None;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.is_empty(), "{shell}: {stderr}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn bash_completes_with_the_script() {
+    let complete = |line: &str, at: usize| {
+        let words = line.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+        let script = format!(
+            "source SCRIPT; complete -p keyward >/dev/null || exit 9; COMP_WORDS=({words}); COMP_CWORD={at}; \
+             COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; _keyward keyward \"${{COMP_WORDS[at]}}\" \"${{COMP_WORDS[before]}}\"; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        completed(
+            "bash",
+            &script.replace("[at]", &format!("[{at}]")).replace("[before]", &format!("[{}]", at - 1)),
+        )
+    };
+    let Some(commands) = complete("keyward clu", 1) else { return };
+    assert_eq!(commands, "cluster\n");
+    let sub = complete("keyward vault key d", 3).unwrap();
+    assert_eq!(sub.lines().collect::<Vec<_>>(), ["disable", "delete"]);
+    let option = complete("keyward cluster create orders --encr", 4).unwrap();
+    assert_eq!(option, "--encryption\n");
+    let value = complete("keyward cluster create orders --encryption ", 5).unwrap();
+    assert_eq!(value.lines().collect::<Vec<_>>(), ["azure", "none"]);
+}
+
+#[test]
+fn zsh_and_fish_take_their_scripts() {
+    if let Some(said) =
+        completed("zsh", "autoload -U compinit; compinit -D -u; source SCRIPT; whence -w _keyward")
+    {
+        assert!(said.contains("_keyward: function"), "{said}");
+    }
+    if let Some(said) = completed("fish", "source SCRIPT; complete -C 'keyward vault key d'") {
+        assert!(said.contains("disable") && said.contains("delete"), "{said}");
+    }
+}

@@ -1,15 +1,19 @@
 //! The keystore: a node's wrapped master key and wrapped database keys, as bytes in and bytes out.
 //!
 //! Reading has two halves: [`SealedKeystore::parse`] needs no key, [`SealedKeystore::open`] takes the master key and
-//! verifies everything. Writing is a step of [`OpenKeystore`]: it returns the next [`FileImage`]; the caller makes it
-//! durable, reads it back, and only then calls `commit`. The format is described in `docs/keystore-format.md`.
+//! verifies everything. Writing is a step of [`OpenKeystore`]: it returns the next [`FileImage`]; the caller has it
+//! checked (`check_next`), makes it durable, reads it back, and only then takes it in (`become_next`). The format is
+//! described in `docs/keystore-format.md`.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{error::KeystoreError, open::OpenKeystore};
+pub use self::{
+    error::KeystoreError,
+    open::{OpenKeystore, Successor},
+};
 use self::{
     file::Contents,
     wrapping::{Place, WrappingKeys},

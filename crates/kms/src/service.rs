@@ -84,6 +84,8 @@ pub struct Facts {
     pub token_age_s: Option<u64>,
     /// `Retry-After` of the answer, in seconds.
     pub retry_after_s: Option<u64>,
+    /// Whether the host's name was said not to exist. No evidence of anything: a person may have mistyped it.
+    pub no_such_name: bool,
     /// The service's own message, at most 500 characters.
     pub message: Option<String>,
 }
@@ -222,7 +224,11 @@ pub enum About {
         operation: Operation,
         /// The innermost code of the answer: Azure's, or Entra's `AADSTS…`.
         inner_code: Option<String>,
+        /// When the service asks to come again, in seconds.
+        retry_after_s: Option<u64>,
     },
+    /// The vault's name does not exist.
+    NoSuchVault,
     /// The vault's tenant.
     Tenant,
     /// The vault's soft delete.

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod vault_config;
+
 use std::{path::PathBuf, time::Duration};
 
 use aws_lc_rs::digest;
 use keyward_kms::{
     KeyService, Severity,
-    azure::{AzureConfig, AzureKeyService, Cloud, Credential, Endpoints},
+    azure::{AzureConfig, AzureKeyService, Credential},
     highest_severity,
 };
 use keyward_model::{Class, Evidence, KeyIdentifier, Weight};
@@ -50,23 +52,8 @@ impl Vault {
     }
 
     fn config(&self) -> AzureConfig {
-        let described = self.running.description();
-        AzureConfig {
-            tenant_id: described.tenant_id.clone(),
-            client_id: described.client_id.clone(),
-            credential: Credential::ClientSecretFile(self.file("secret")),
-            cloud: Cloud::Custom(Endpoints {
-                authority: described.authority.parse().unwrap(),
-                arm_url: described.arm_url.parse().unwrap(),
-                vault_hosts: vec![self.key.vault_host().to_owned()],
-                vault_resource: "https://vault.azure.net".into(),
-            }),
-            ca_file: Some(described.ca_file.clone()),
-            subscription_id: Some(described.subscription_id.clone()),
-            resource_group: Some(described.resource_group.clone()),
-            call_timeout: Duration::from_secs(5),
-            require_private_networking: false,
-        }
+        let credential = Credential::ClientSecretFile(self.file("secret"));
+        vault_config::of(self.running.description(), &self.key, credential)
     }
 
     /// As an agent that has just been started: no token in memory, nothing learned.

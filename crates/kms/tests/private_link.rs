@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
-use std::time::Duration;
+mod vault_config;
 
 use keyward_kms::{
     KeyService,
@@ -39,23 +39,8 @@ impl Vault {
     }
 
     fn config(&self, secret: &str) -> AzureConfig {
-        let described = self.running.description();
-        AzureConfig {
-            tenant_id: described.tenant_id.clone(),
-            client_id: described.client_id.clone(),
-            credential: Credential::ClientSecret(SecretString::from(secret).into()),
-            cloud: Cloud::Custom(Endpoints {
-                authority: described.authority.parse().unwrap(),
-                arm_url: described.arm_url.parse().unwrap(),
-                vault_hosts: vec![self.key.vault_host().to_owned()],
-                vault_resource: "https://vault.azure.net".into(),
-            }),
-            ca_file: Some(described.ca_file.clone()),
-            subscription_id: Some(described.subscription_id.clone()),
-            resource_group: Some(described.resource_group.clone()),
-            call_timeout: Duration::from_secs(5),
-            require_private_networking: false,
-        }
+        let credential = Credential::ClientSecret(SecretString::from(secret).into());
+        vault_config::of(self.running.description(), &self.key, credential)
     }
 
     fn own_config(&self) -> AzureConfig {

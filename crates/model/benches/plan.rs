@@ -104,6 +104,7 @@ fn fleet(nodes: usize) -> State {
                 rotate: None,
                 run: DesiredRun::Running,
                 step_down: false,
+                resync: false,
             },
             seen: Some(Seen {
                 at: Timestamp::from_epoch_ms(NOW_MS - 1_000),
@@ -115,6 +116,7 @@ fn fleet(nodes: usize) -> State {
                 done_revision: 7,
                 needs_approval: false,
                 member: Some(if n % MEMBERS == 2 { MemberState::Primary } else { MemberState::Secondary }),
+                unencrypted: false,
             }),
         }
     };

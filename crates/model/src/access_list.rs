@@ -26,9 +26,10 @@ pub struct AccessEntry {
 }
 
 impl AccessList {
-    /// Whether `address` is on the list.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.entries.iter().any(|entry| entry.network.contains(address))
+    /// The entry that lets `address` in: of several the closest.
+    pub fn entry(&self, address: IpAddr) -> Option<&AccessEntry> {
+        let fitting = self.entries.iter().filter(|entry| entry.network.contains(address));
+        fitting.max_by_key(|entry| entry.network.prefix)
     }
 }
 
@@ -139,6 +140,20 @@ mod tests {
         assert!(!network("0.0.0.0/0").contains(address("2001:db8::1")));
         assert!(network("2001:db8::/32").contains(address("2001:db8:ffff::1")));
         assert!(network("::/0").contains(address("2001:db8::1")));
+    }
+
+    #[test]
+    fn the_closest_entry_lets_in() {
+        let entries = ["10.0.0.0/8", "10.1.2.3", "10.1.0.0/16", "::/0"];
+        let entries =
+            entries.map(|text| AccessEntry { network: network(text), created: Timestamp::from_epoch_ms(0) });
+        let list = AccessList { entries: entries.into() };
+        let entry = |text| list.entry(address(text)).map(|entry| entry.network.to_string());
+        assert_eq!(entry("10.1.2.3").as_deref(), Some("10.1.2.3/32"));
+        assert_eq!(entry("10.1.2.4").as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(entry("10.2.0.1").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(entry("192.0.2.1"), None);
+        assert_eq!(entry("2001:db8::1").as_deref(), Some("::/0"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a node does on its server's word, and what it does only when its own host approves (DESIGN rule 13).
 //!
 //! Two pure functions: [`accept`] says whether a desired state may be looked at, [`decide`] what to do about it.
-//! The contract has no word for deleting data or writing it unencrypted, so neither can be asked for.
+//! The contract has no word for writing data unencrypted, and one for deleting it: a resync, of data that was never
+//! encrypted, which the host has to approve and which the node does only when its replica set has the data.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,13 +48,15 @@ pub enum Approval {
     },
     /// That the server names no customer key any more.
     EncryptionOff,
+    /// That the unencrypted data of this member of a replica set is deleted, to be filled again by the others.
+    Resync,
 }
 
 /// A text that approves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` approves nothing: write tenant:GUID, environment:NAME, key:KEY_IDENTIFIER, state:REVISION:DIGEST or \
-     encryption-off, as `keyward node approve` shows it"
+    "`{0}` approves nothing: write tenant:GUID, environment:NAME, key:KEY_IDENTIFIER, state:REVISION:DIGEST, \
+     encryption-off or resync, as `keyward node approve` shows it"
 )]
 pub struct ApprovalError(pub String);
 
@@ -65,6 +68,7 @@ impl fmt::Display for Approval {
             Approval::Key(key) => write!(f, "key:{key}"),
             Approval::State { revision, digest } => write!(f, "state:{revision}:{digest}"),
             Approval::EncryptionOff => f.write_str("encryption-off"),
+            Approval::Resync => f.write_str("resync"),
         }
     }
 }
@@ -74,8 +78,10 @@ impl FromStr for Approval {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || ApprovalError(text.chars().take(200).collect());
-        if text == "encryption-off" {
-            return Ok(Approval::EncryptionOff);
+        match text {
+            "encryption-off" => return Ok(Approval::EncryptionOff),
+            "resync" => return Ok(Approval::Resync),
+            _ => {}
         }
         let (kind, rest) = text.split_once(':').ok_or_else(wrong)?;
         Ok(match kind {
@@ -174,6 +180,23 @@ pub struct Local {
     pub run: DesiredRun,
     /// Validations that were answered.
     pub validated: BTreeSet<String>,
+    /// Whether its data is not encrypted: the operator's own database, adopted as it is.
+    pub unencrypted: bool,
+    /// Where its resync stands.
+    pub resyncing: Resyncing,
+    /// Whether it is primary of its replica set, as the database said last.
+    pub primary: bool,
+}
+
+/// How far a resync has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resyncing {
+    /// There is none, or nothing has been done that the database would notice.
+    No,
+    /// The database was stopped for it; its data is being deleted, or is about to be.
+    Emptying,
+    /// The data is deleted; the others fill the member again.
+    Filling,
 }
 
 /// Something to do.
@@ -189,6 +212,10 @@ pub enum Action {
     Stop,
     /// Leave the database to the host's operator.
     LeaveToOperator,
+    /// Hand over to another member.
+    StepDown,
+    /// Begin the resync, or go on with it. Without a customer key it goes on with the keystore that it made.
+    Resync(Option<Box<DesiredEncryption>>),
     /// Try a customer key out.
     Validate(Box<Validation>),
 }
@@ -208,18 +235,21 @@ pub struct Decision {
 pub fn decide(desired: &Desired, local: &Local, approvals: &BTreeSet<Approval>, pins: &Pins) -> Decision {
     let mut decision = Decision::default();
     let placed = desired.cluster.is_some();
+    // Of a database that is not encrypted, keyward starts, stops and changes nothing but by a resync.
+    let untouched = local.unencrypted || local.resyncing == Resyncing::Emptying;
     match &desired.encryption {
         Some(encryption) => {
             let outside = outside(encryption, approvals, pins);
-            if outside.is_empty() {
-                decide_key(encryption, placed, local, &mut decision);
-            } else {
+            if !outside.is_empty() {
                 let what = format!("using the customer key {}", encryption.key_identifier);
                 decision.held_back.extend(outside.into_iter().map(|(approval, reason)| {
                     needs_approval(desired.revision, what.clone(), reason, &approval)
                 }));
+            } else if !untouched {
+                decide_key(encryption, placed, local, &mut decision);
             }
         }
+        None if untouched => {}
         None if placed && local.encryption.is_some() && !approvals.contains(&Approval::EncryptionOff) => {
             decision.held_back.push(needs_approval(
                 desired.revision,
@@ -237,7 +267,13 @@ pub fn decide(desired: &Desired, local: &Local, approvals: &BTreeSet<Approval>, 
     {
         decision.actions.push(Action::RotateMasterKey(id.clone()));
     }
-    decide_run(desired, local, &mut decision);
+    decide_step_down(desired, local, approvals, &mut decision);
+    decide_resync(desired, local, approvals, pins, &mut decision);
+    if untouched {
+        decide_run_of_operators(desired, &mut decision);
+    } else {
+        decide_run(desired, local, &mut decision);
+    }
     for validation in desired.validations.iter().filter(|asked| !local.validated.contains(&asked.id)) {
         let outside = outside(&validation.encryption, approvals, pins);
         if outside.is_empty() {
@@ -290,6 +326,80 @@ fn decide_run(desired: &Desired, local: &Local, decision: &mut Decision) {
             DesiredRun::Unmanaged => Action::LeaveToOperator,
         });
     }
+}
+
+/// The operator's own database runs and stops as the operator says.
+fn decide_run_of_operators(desired: &Desired, decision: &mut Decision) {
+    if desired.run == DesiredRun::Stopped {
+        decision.held_back.push(HeldBack {
+            revision: desired.revision,
+            needs_approval: false,
+            approval: None,
+            what: "stopping the database".to_owned(),
+            reason: "its data is not encrypted, so it is its operator who starts and stops it".to_owned(),
+            hint: "stop it by the unit that started it, or resume the cluster".to_owned(),
+        });
+    }
+}
+
+/// A primary hands over. One whose data is to be deleted next does so only once that is approved: nobody is to lose
+/// their primary for something that then waits for days.
+fn decide_step_down(
+    desired: &Desired,
+    local: &Local,
+    approvals: &BTreeSet<Approval>,
+    decision: &mut Decision,
+) {
+    if !desired.step_down || !local.primary {
+        return;
+    }
+    if local.unencrypted && !approvals.contains(&Approval::Resync) {
+        decision.hold_back(resync_needs_approval(desired.revision));
+    } else {
+        decision.actions.push(Action::StepDown);
+    }
+}
+
+fn decide_resync(
+    desired: &Desired,
+    local: &Local,
+    approvals: &BTreeSet<Approval>,
+    pins: &Pins,
+    decision: &mut Decision,
+) {
+    let asked = desired.resync && desired.cluster.is_some() && local.unencrypted;
+    let wanted = desired.encryption.as_ref().filter(|_| asked);
+    match local.resyncing {
+        Resyncing::No if wanted.is_none() => {}
+        Resyncing::No | Resyncing::Emptying if !approvals.contains(&Approval::Resync) => {
+            decision.hold_back(resync_needs_approval(desired.revision));
+        }
+        Resyncing::No => {
+            let allowed = wanted.filter(|encryption| allows(encryption, approvals, pins));
+            decision.actions.extend(allowed.map(|key| Action::Resync(Some(Box::new(key.clone())))));
+        }
+        // The keystore is there already. Of what is filled, nothing is deleted any more.
+        Resyncing::Emptying | Resyncing::Filling => decision.actions.push(Action::Resync(None)),
+    }
+}
+
+impl Decision {
+    /// Once for each approval.
+    fn hold_back(&mut self, held: HeldBack) {
+        if self.held_back.iter().all(|other| other.approval != held.approval) {
+            self.held_back.push(held);
+        }
+    }
+}
+
+fn resync_needs_approval(revision: u64) -> HeldBack {
+    needs_approval(
+        revision,
+        "deleting this member's data, which is not encrypted, to have it filled again, encrypted".to_owned(),
+        "the server wants this cluster encrypted; the other members of the replica set have the data"
+            .to_owned(),
+        &Approval::Resync,
+    )
 }
 
 /// What of `encryption` lies outside the pins, each with the approval that would let it through and the reason.
@@ -397,6 +507,8 @@ mod tests {
             encryption,
             rotate_master_key: None,
             run: DesiredRun::Unmanaged,
+            step_down: false,
+            resync: false,
             validations: vec![],
         }
     }
@@ -410,6 +522,9 @@ mod tests {
             encryption: None,
             run: DesiredRun::Unmanaged,
             validated: BTreeSet::new(),
+            unencrypted: false,
+            resyncing: Resyncing::No,
+            primary: false,
         }
     }
 
@@ -432,6 +547,16 @@ mod tests {
                     local.run = desired.run;
                 }
                 Action::Stop | Action::LeaveToOperator => local.run = desired.run,
+                Action::StepDown => local.primary = false,
+                Action::Resync(encryption) => {
+                    if let Some(encryption) = encryption.as_deref().filter(|_| !local.has_keystore) {
+                        local.key_in_use = Some(encryption.key_identifier.clone());
+                        local.encryption = Some(encryption.clone());
+                        local.has_keystore = true;
+                    }
+                    (local.unencrypted, local.resyncing) = (false, Resyncing::No);
+                    (local.waits_for_server, local.run) = (false, desired.run);
+                }
                 Action::Validate(validation) => {
                     local.validated.insert(validation.id.clone());
                 }
@@ -448,6 +573,7 @@ mod tests {
             (0u8..6).prop_map(|n| Approval::Key(key(n))),
             (0u64..9, "[ab]").prop_map(|(revision, digest)| Approval::State { revision, digest }),
             Just(Approval::EncryptionOff),
+            Just(Approval::Resync),
         ]
     }
 
@@ -464,11 +590,14 @@ mod tests {
             all.into_iter().map(|(id, encryption)| Validation { id, encryption }).collect::<Vec<_>>()
         });
         let encryption = proptest::option::of(some_encryption());
-        (any::<bool>(), encryption, proptest::option::of("[mn]"), runs, validations).prop_map(
-            |(placed, encryption, rotate_master_key, run, validations)| Desired {
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        (flags, encryption, proptest::option::of("[mn]"), runs, validations).prop_map(
+            |((placed, step_down, resync), encryption, rotate_master_key, run, validations)| Desired {
                 cluster: desired(None).cluster.filter(|_| placed),
                 rotate_master_key,
                 run,
+                step_down,
+                resync,
                 validations,
                 ..desired(encryption)
             },
@@ -476,14 +605,28 @@ mod tests {
     }
 
     fn some_local() -> impl Strategy<Value = Local> {
-        (any::<bool>(), any::<bool>(), 0u8..6, proptest::option::of(some_encryption())).prop_map(
-            |(has_keystore, waits_for_server, n, encryption)| Local {
-                has_keystore,
-                waits_for_server,
-                key_in_use: has_keystore.then(|| key(n)),
-                master_key_id: has_keystore.then(|| "m".to_owned()),
-                encryption,
-                ..local()
+        let resync = prop_oneof![
+            4 => Just((false, Resyncing::No)),
+            2 => Just((true, Resyncing::No)),
+            1 => Just((true, Resyncing::Emptying)),
+            1 => Just((false, Resyncing::Filling)),
+        ];
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        (flags, 0u8..6, proptest::option::of(some_encryption()), resync).prop_map(
+            |((has_keystore, waits_for_server, primary), n, encryption, (unencrypted, resyncing))| {
+                // The keystore is made before anything is stopped or deleted.
+                let has_keystore = has_keystore || resyncing != Resyncing::No;
+                Local {
+                    has_keystore,
+                    waits_for_server,
+                    key_in_use: has_keystore.then(|| key(n)),
+                    master_key_id: has_keystore.then(|| "m".to_owned()),
+                    encryption,
+                    unencrypted,
+                    resyncing,
+                    primary,
+                    ..local()
+                }
             },
         )
     }
@@ -515,11 +658,49 @@ mod tests {
                     Action::UseCustomerKey(encryption) => prop_assert!(allowed(encryption)),
                     Action::Validate(validation) => prop_assert!(allowed(&validation.encryption)),
                     Action::RotateMasterKey(id) => prop_assert_eq!(local.master_key_id.as_ref(), Some(id)),
-                    Action::Start | Action::Stop | Action::LeaveToOperator => {}
+                    Action::Resync(Some(encryption)) => prop_assert!(allowed(encryption)),
+                    Action::Start
+                    | Action::Stop
+                    | Action::LeaveToOperator
+                    | Action::StepDown
+                    | Action::Resync(None) => {}
                 }
             }
             if let Some(encryption) = &desired.encryption && !allowed(encryption) {
                 prop_assert!(decision.held_back.iter().any(|held| held.needs_approval));
+            }
+        }
+
+        /// Nothing is deleted without the host's approval, nothing that is encrypted is deleted at all, and a database
+        /// that is not encrypted is neither started nor stopped nor given keys.
+        #[test]
+        fn data_is_deleted_only_with_approval_and_only_what_is_not_encrypted(
+            desired in some_desired(),
+            local in some_local(),
+            approvals in proptest::collection::btree_set(some_approval(), 0..4),
+            pins in some_pins(),
+        ) {
+            let decision = decide(&desired, &local, &approvals, &pins);
+            let untouched = local.unencrypted || local.resyncing == Resyncing::Emptying;
+            for action in &decision.actions {
+                match action {
+                    Action::Resync(_) if local.resyncing == Resyncing::Filling => {}
+                    Action::Resync(encryption) => {
+                        prop_assert!(local.unencrypted && approvals.contains(&Approval::Resync));
+                        prop_assert!(desired.resync || local.resyncing == Resyncing::Emptying);
+                        prop_assert!(local.has_keystore || encryption.is_some());
+                    }
+                    Action::StepDown => {
+                        prop_assert!(desired.step_down && local.primary);
+                        prop_assert!(!local.unencrypted || approvals.contains(&Approval::Resync));
+                    }
+                    Action::UseCustomerKey(_)
+                    | Action::Start
+                    | Action::Stop
+                    | Action::LeaveToOperator => prop_assert!(!untouched),
+                    Action::RotateMasterKey(_) => {}
+                    Action::Validate(_) => {}
+                }
             }
         }
 
@@ -530,19 +711,30 @@ mod tests {
             local in some_local(),
             pins in some_pins(),
         ) {
-            let first = decide(&desired, &local, &BTreeSet::new(), &pins);
-            let local = carry_out(local, &first, &desired);
+            // The operator's own database is stopped by its operator: no approval ends that.
+            prop_assume!(!(local.unencrypted && desired.run == DesiredRun::Stopped));
+            // What was filled again follows the customer key and the wish to run only then.
+            let twice = |mut local: Local, approvals: &BTreeSet<Approval>| {
+                for _ in 0..2 {
+                    let decision = decide(&desired, &local, approvals, &pins);
+                    local = carry_out(local, &decision, &desired);
+                }
+                local
+            };
+            let mut local = twice(local, &BTreeSet::new());
             let second = decide(&desired, &local, &BTreeSet::new(), &pins);
             prop_assert_eq!(&second.actions, &Vec::new());
             prop_assert!(second.refused.is_empty());
-            let approvals: BTreeSet<Approval> = second
-                .held_back
-                .iter()
-                .map(|held| held.approval.as_ref().unwrap().parse().unwrap())
-                .collect();
-            let third = decide(&desired, &local, &approvals, &pins);
-            prop_assert!(third.held_back.is_empty(), "{:?}", third.held_back);
-            let local = carry_out(local, &third, &desired);
+            // A resync first, and what becomes of the key of what was filled again after it.
+            let mut approvals = BTreeSet::new();
+            for _ in 0..2 {
+                let held = decide(&desired, &local, &approvals, &pins).held_back;
+                let lines = held.iter().map(|held| held.approval.as_ref().unwrap().parse::<Approval>());
+                approvals.extend(lines.map(Result::unwrap));
+                let approved = decide(&desired, &local, &approvals, &pins);
+                prop_assert!(approved.held_back.is_empty(), "{:?}", approved.held_back);
+                local = twice(local, &approvals);
+            }
             prop_assert_eq!(decide(&desired, &local, &approvals, &pins), Decision::default());
         }
 
@@ -606,6 +798,37 @@ mod tests {
         assert_eq!(decision.actions, expected);
         let after = carry_out(local, &decision, &wanted);
         assert_eq!(decide(&wanted, &after, &BTreeSet::new(), &pins(&[])), Decision::default());
+    }
+
+    #[test]
+    fn a_member_is_emptied_only_where_its_host_approves_and_hands_over_first() {
+        let wanted = encryption(0, TENANT, AzureEnvironment::Azure);
+        let adopted = Local {
+            has_keystore: false,
+            waits_for_server: true,
+            key_in_use: None,
+            master_key_id: None,
+            unencrypted: true,
+            primary: true,
+            ..local()
+        };
+        // A customer key alone means nothing to it.
+        let key_only = Desired { run: DesiredRun::Running, ..desired(Some(wanted.clone())) };
+        assert_eq!(decide(&key_only, &adopted, &BTreeSet::new(), &pins(&[])), Decision::default());
+        let hand_over = Desired { step_down: true, ..key_only.clone() };
+        let held = decide(&hand_over, &adopted, &BTreeSet::new(), &pins(&[])).held_back;
+        assert_eq!(held[0].approval.as_deref(), Some("resync"));
+        let approved = BTreeSet::from([Approval::Resync]);
+        assert_eq!(decide(&hand_over, &adopted, &approved, &pins(&[])).actions, [Action::StepDown]);
+        let secondary = Local { primary: false, ..adopted };
+        let resync = Desired { resync: true, ..key_only };
+        let held = decide(&resync, &secondary, &BTreeSet::new(), &pins(&[]));
+        assert_eq!((held.actions.len(), held.held_back.len()), (0, 1));
+        let done = decide(&resync, &secondary, &approved, &pins(&[]));
+        assert_eq!(done.actions, [Action::Resync(Some(Box::new(wanted)))]);
+        // An encrypted member has nothing to be emptied of, whatever the server says.
+        let encrypted = Local { encryption: resync.encryption.clone(), run: DesiredRun::Running, ..local() };
+        assert_eq!(decide(&resync, &encrypted, &approved, &pins(&[])), Decision::default());
     }
 
     #[test]

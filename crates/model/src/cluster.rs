@@ -36,6 +36,9 @@ pub struct Cluster {
     pub switched_off: bool,
     /// The last rotation of each node's master key that was asked for.
     pub rotations: Vec<NodeRotation>,
+    /// Since when members are being filled again, encrypted; `None` when they are not.
+    #[serde(default)]
+    pub resync_since: Option<Timestamp>,
 }
 
 /// The rotation of a node's master key, asked for by the key that is to go: once that one is gone it is done, and

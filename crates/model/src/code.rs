@@ -106,6 +106,7 @@ codes! {
     AzureKeyVaultKeyNotSuitable, "AZURE_KEY_VAULT_KEY_NOT_SUITABLE", "The key cannot serve as a customer key.", "Make an RSA key of 2048, 3072 or 4096 bits that permits wrapKey and unwrapKey.";
     AzureKeyVaultNetworkAccessDenied, "AZURE_KEY_VAULT_NETWORK_ACCESS_DENIED", "The vault's network rules do not let keyward in.", "Admit keyward's addresses in the vault's firewall, or use private endpoints with requirePrivateNetworking.";
     AzureKeyVaultUnavailable, "AZURE_KEY_VAULT_UNAVAILABLE", "The vault, or Entra ID, could not be asked; nothing was stored.", "Try again as Retry-After says.";
+    AzureKeyVaultNotFound, "AZURE_KEY_VAULT_NOT_FOUND", "There is no vault of that name; nothing was stored.", "Is the name right? Correct keyVaultName and keyIdentifier; a vault made a minute ago may not have a name in DNS yet.";
     InvalidAzureApiRequest, "INVALID_AZURE_API_REQUEST", "Azure does not accept the configuration.", "Check tenant, subscription, resource group and vault.";
     InvalidAzureCredentials, "INVALID_AZURE_CREDENTIALS", "Azure refused the credential configured for this project.", "Check tenantID, clientID and secret; your keyward API key is fine.";
     NoPermissionToEncryptDecrypt, "NO_PERMISSION_TO_ENCRYPT_DECRYPT", "The credential is fine, but it may not use the key.", "Assign the role Key Vault Crypto Service Encryption User, or add the missing key permissions to the access policy.";

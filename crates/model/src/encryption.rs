@@ -135,6 +135,19 @@ pub struct Validity {
     pub findings: Vec<String>,
     /// What needs attention although the key works: no purge protection, no `vaults/read`, …
     pub warnings: Vec<String>,
+    /// What the vault's rotation policy of the key said when it was looked at last; `None` when it was not yet.
+    #[serde(default)]
+    pub rotation: Option<SeenRotation>,
+}
+
+/// How often the vault makes a new version of the customer key by itself, as it was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SeenRotation {
+    /// So many days after the last one; `None` when it does not, or when it is not for us to know.
+    pub after_days: Option<u32>,
+    /// When to look again.
+    pub look_again_at: Timestamp,
 }
 
 /// A customer key to be tried out from a node, because the server has no way of its own to the vault.

@@ -275,6 +275,8 @@ event_types! {
     AlertConfigEnabled, "ALERT_CONFIG_ENABLED_AUDIT", "An alert configuration was switched on.";
     AlertConfigDeleted, "ALERT_CONFIG_DELETED_AUDIT", "An alert configuration was deleted.";
     AlertAcknowledged, "ALERT_ACKNOWLEDGED_AUDIT", "An alert was acknowledged.";
+    AlertOpened, "KEYWARD_ALERT_OPENED", "An alert was opened.";
+    AlertClosed, "KEYWARD_ALERT_CLOSED", "An alert was closed.";
     AlertUnacknowledged, "ALERT_UNACKNOWLEDGED_AUDIT", "The acknowledgement of an alert was taken back.";
 
     // Organizations, projects and their settings.
@@ -344,6 +346,7 @@ event_types! {
     NodeEnrolled, "KEYWARD_NODE_ENROLLED", "A node joined the project.";
     NodeRenewed, "KEYWARD_NODE_CERTIFICATE_RENEWED", "A node got another certificate.";
     NodeRevoked, "KEYWARD_NODE_REVOKED", "A node's certificate was revoked.";
+    NodeLeft, "KEYWARD_NODE_LEFT", "A node's host took it away from the server.";
     NodeAssigned, "KEYWARD_NODE_ASSIGNED", "A node was given to a cluster.";
     NodeReleased, "KEYWARD_NODE_RELEASED", "A node was taken from a cluster.";
     PlanRefused, "KEYWARD_PLAN_REFUSED", "A plan contradicted itself and was not carried out.";

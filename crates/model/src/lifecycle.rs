@@ -506,6 +506,12 @@ impl Lifecycle {
                 self.keys = Keys::Unlocking { attempt: *attempt };
                 Some(Some(Effect::Unlock))
             }
+            // The engine that ran on without its keystore is gone: the keystore may have been mended meanwhile, and
+            // what still cannot be opened is a failure now.
+            Keys::Broken(_) if matches!(self.engine, EnginePhase::Down | EnginePhase::CoolingDown { .. }) => {
+                self.keys = Keys::Absent;
+                Some(None)
+            }
             Keys::Retrying { .. } | Keys::Unlocking { .. } | Keys::Broken(_) | Keys::Held => None,
         }
     }

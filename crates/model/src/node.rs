@@ -8,6 +8,7 @@ use url::Url;
 use crate::{
     Timestamp,
     id::{ClusterId, JoinTokenId, NodeId, ProjectId},
+    plan::SILENT_AFTER_MS,
 };
 
 /// A node that has enrolled.
@@ -31,6 +32,30 @@ pub struct EnrolledNode {
     pub enrolled_at: Timestamp,
     /// When it was revoked: it may neither sync nor renew.
     pub revoked_at: Option<Timestamp>,
+    /// When it was heard of last before it fell silent; `None` while it is heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<Timestamp>,
+}
+
+/// Whether a node has fallen silent, or is heard of again; what [`EnrolledNode::silent_since`] becomes, where it
+/// changes.
+///
+/// `heard` is when it was heard of last, `listening` since when somebody listens to it without a break: a server that
+/// was away itself calls nobody silent for that.
+pub fn silence(
+    now: Timestamp,
+    listening: Timestamp,
+    heard: Option<Timestamp>,
+    silent_since: Option<Timestamp>,
+) -> Option<Option<Timestamp>> {
+    let heard = heard?;
+    match silent_since {
+        Some(since) => (heard > since).then_some(None),
+        None => {
+            let from = heard.max(listening);
+            (now.epoch_ms() - from.epoch_ms() > SILENT_AFTER_MS).then_some(Some(heard))
+        }
+    }
 }
 
 /// A join token as the server keeps it: without the secret.
@@ -189,6 +214,22 @@ mod tests {
             ca_sha256: "ab".repeat(32),
             secret: format!("{}.{}", JoinTokenId::from_bytes([7; 12]), "r".repeat(43)),
         }
+    }
+
+    #[test]
+    fn a_node_falls_silent_once_and_is_heard_again_once() {
+        let at = |minutes: i64| Timestamp::from_epoch_ms(1_790_000_000_000 + minutes * 60_000);
+        assert_eq!(silence(at(9), at(0), None, None), None, "one that never spoke is not silent");
+        assert_eq!(silence(at(5), at(0), Some(at(0)), None), None);
+        assert_eq!(silence(at(6), at(0), Some(at(0)), None), Some(Some(at(0))));
+        assert_eq!(silence(at(60), at(0), Some(at(0)), Some(at(0))), None, "said already");
+        assert_eq!(silence(at(60), at(0), Some(at(59)), Some(at(0))), Some(None));
+        // Nobody listened meanwhile.
+        assert_eq!(silence(at(60), at(58), Some(at(0)), None), None);
+        assert_eq!(silence(at(64), at(58), Some(at(0)), None), Some(Some(at(0))));
+        assert_eq!(silence(at(60), at(58), Some(at(0)), Some(at(0))), None, "and it was not heard of since");
+        // A clock that went back.
+        assert_eq!(silence(at(0), at(0), Some(at(60)), None), None);
     }
 
     #[test]

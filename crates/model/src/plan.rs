@@ -113,6 +113,8 @@ pub struct Asked {
     pub run: DesiredRun,
     /// Whether a primary should step down.
     pub step_down: bool,
+    /// Whether it is to be emptied and filled again, encrypted.
+    pub resync: bool,
 }
 
 impl Default for Asked {
@@ -125,6 +127,7 @@ impl Default for Asked {
             rotate: None,
             run: DesiredRun::Unmanaged,
             step_down: false,
+            resync: false,
         }
     }
 }
@@ -150,6 +153,8 @@ pub struct Seen {
     pub needs_approval: bool,
     /// The state in the replica set, where there is one.
     pub member: Option<MemberState>,
+    /// Whether its data is not encrypted: the operator's own database, adopted as it is.
+    pub unencrypted: bool,
 }
 
 /// A member's state in its replica set.
@@ -191,6 +196,8 @@ pub struct NodePlan {
     pub run: DesiredRun,
     /// Whether a primary should step down.
     pub step_down: bool,
+    /// Whether its unencrypted data is to be deleted and filled again by the others, encrypted.
+    pub resync: bool,
     /// The work that is on its way on this node by this plan.
     pub work: Option<Work>,
     /// What is to be done on it and is not done yet, each with what it waits for.
@@ -208,6 +215,17 @@ pub enum KeyWant {
     Off,
 }
 
+/// Where the encryption of an existing cluster stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resync {
+    /// No member has data that is not encrypted; of a cluster that is to be encrypted, all have said so.
+    None,
+    /// Some member has, or has not said, and it is asked of nobody yet, or not wanted.
+    Waits,
+    /// A member was asked, and not all have reported that they are encrypted and whole.
+    UnderWay,
+}
+
 /// What should be noted of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterPlan {
@@ -223,6 +241,8 @@ pub struct ClusterPlan {
     pub rotate: Vec<NodeRotation>,
     /// What the cluster as a whole waits for.
     pub waiting: Vec<Waiting>,
+    /// Whether members are being filled again, encrypted: from the first that is asked until all are.
+    pub resync: Resync,
     /// Whether nothing of a deleted cluster is left.
     pub gone: bool,
 }
@@ -318,6 +338,7 @@ impl NodePlan {
             rotate: None,
             run: DesiredRun::Unmanaged,
             step_down: false,
+            resync: false,
             work: None,
             waiting: Vec::new(),
         }
@@ -339,6 +360,7 @@ impl NodePlan {
             rotate: self.rotate.clone(),
             run: self.run,
             step_down: self.step_down,
+            resync: self.resync,
         }
     }
 }
@@ -368,5 +390,15 @@ impl Node {
 
     pub(crate) fn serving(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.state == NodeState::Running)
+    }
+
+    /// Whether its data is not encrypted.
+    pub(crate) fn unencrypted(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.unencrypted)
+    }
+
+    /// Whether it was asked to fill itself again and has not reported that it has.
+    pub(crate) fn resyncing(&self) -> bool {
+        self.asked.resync && !self.settled()
     }
 }

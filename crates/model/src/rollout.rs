@@ -108,8 +108,12 @@ fn admit(now: Timestamp, members: &[&Node], candidate: Candidate<'_>, paused: bo
     if let Some(on) = others().find_map(|other| ailment(now, other, paused)) {
         return Turn::Wait(on);
     }
-    if let Some(on) = ailment(now, node, paused) {
-        return Turn::Wait(on);
+    // A primary that was asked to hand over goes on with that.
+    let handing_over = work.disruptive() && node.asked.step_down && node.primary();
+    match ailment(now, node, paused) {
+        Some(WaitingOn::Report { .. } | WaitingOn::Approval { .. }) if handing_over => {}
+        Some(on) => return Turn::Wait(on),
+        None => {}
     }
     if work == Work::RotateMasterKey
         && let Some(on) = key_out_of_reach(node)

@@ -47,8 +47,6 @@ pub struct AccountSecret {
     pub created: Timestamp,
     /// Until when it is good.
     pub expires: Timestamp,
-    /// When a token was last asked for with it.
-    pub last_used: Option<Timestamp>,
     /// Its beginning and end, masked between.
     pub masked: String,
     /// SHA-256 of the secret, hexadecimal.

@@ -42,6 +42,24 @@ pub struct Enrolled {
     pub not_after: Timestamp,
 }
 
+/// What an agent says when its host takes the node away from the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Leave {
+    /// [`VERSION`] of the agent.
+    pub version: u16,
+    /// Whether it leaves although it is a member of a cluster.
+    pub force: bool,
+}
+
+/// What the server answers to a node that leaves: its certificate counts no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Left {
+    /// When the server let it go.
+    pub at: Timestamp,
+}
+
 /// Why the server does not answer an agent as asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +89,8 @@ pub enum AgentRefusalCode {
     NodeRevoked,
     /// The node belongs to another project.
     NodeTaken,
+    /// The node is a member of a cluster.
+    NodeInCluster,
     /// The agent speaks another version of the contract.
     Version,
     /// The request cannot be understood.
@@ -129,6 +149,13 @@ pub struct Desired {
     pub rotate_master_key: Option<String>,
     /// Whether the database should run.
     pub run: DesiredRun,
+    /// Hand over to another member, if this one is primary.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub step_down: bool,
+    /// With `encryption`: this member's data is not encrypted; empty it and have it filled again by the others,
+    /// encrypted. Needs the host's approval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resync: bool,
     /// Customer keys to try out on the server's behalf.
     pub validations: Vec<Validation>,
 }
@@ -284,6 +311,9 @@ pub struct Observed {
     pub snapshots: Vec<ObservedSnapshot>,
     /// The member's state in its replica set, where it is in one: `PRIMARY`, `SECONDARY`, …
     pub replica_state: Option<String>,
+    /// Whether its data path holds data that is not encrypted: the operator's own database, adopted as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unencrypted: bool,
 }
 
 /// A wrap in the keystore.

@@ -129,6 +129,8 @@ async fn server(dir: PathBuf) -> Anyhow<()> {
             encryption: None,
             rotate_master_key: None,
             run: DesiredRun::Unmanaged,
+            step_down: false,
+            resync: false,
             validations: vec![],
         };
         let mut observation = app.store().observe().await?;
@@ -446,6 +448,7 @@ fn observed(node_id: NodeId, report: u64) -> Observed {
         validated: vec![],
         snapshots: vec![],
         replica_state: Some("SECONDARY".to_owned()),
+        unencrypted: false,
     }
 }
 

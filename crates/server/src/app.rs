@@ -10,7 +10,13 @@ use keyward_store::Store;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, auth::limit::Limits, customer_key::CustomerKeys, link::Waiting};
+use crate::{
+    Config,
+    auth::{limit::Limits, usage::Usage},
+    customer_key::CustomerKeys,
+    http::rate::RateLimit,
+    link::Waiting,
+};
 
 /// Says what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -39,6 +45,8 @@ struct Parts {
     keys: Arc<dyn CustomerKeys>,
     nudge: Nudge,
     limits: Limits,
+    rate_limit: RateLimit,
+    usage: Usage,
     nonce_key: crate::auth::digest::NonceKey,
     stop: CancellationToken,
     activities: crate::jobs::Activities,
@@ -55,6 +63,7 @@ impl App {
     ) -> Self {
         let stop = CancellationToken::new();
         let limits = Limits::default();
+        let rate_limit = RateLimit::new(config.requests_per_minute);
         let nudge = Nudge::default();
         Self(Arc::new(Parts {
             store,
@@ -64,6 +73,8 @@ impl App {
             keys,
             nudge,
             limits,
+            rate_limit,
+            usage: Usage::default(),
             nonce_key,
             stop,
             activities: Default::default(),
@@ -122,6 +133,14 @@ impl App {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    pub(crate) fn rate_limit(&self) -> &RateLimit {
+        &self.0.rate_limit
+    }
+
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.0.usage
     }
 
     pub(crate) fn nonce_key(&self) -> &crate::auth::digest::NonceKey {

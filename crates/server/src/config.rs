@@ -6,19 +6,17 @@
 mod customer_key;
 
 use std::{
-    fmt,
     net::{Ipv4Addr, SocketAddr},
-    ops::Range,
     path::{Path, PathBuf},
 };
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use keyward_config_file::{Found, Problems, Reader, Section};
 use url::Url;
 
 pub use customer_key::{CustomerKeyConfig, PrivateEndpointPlaces, ServerIdentity};
+
+/// [`Config::requests_per_minute`] where the file says nothing: 20 a second, more than people and their tools make.
+const REQUESTS_PER_MINUTE: u32 = 1_200;
 
 /// How to run the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +41,8 @@ pub struct Config {
     pub tls_key_file: Option<PathBuf>,
     /// A development vault in the place of public Azure.
     pub azure: Option<AzureConfig>,
+    /// How many requests of one project, or of one caller outside projects, are accepted a minute, and at once.
+    pub requests_per_minute: u32,
     /// How the server itself asks vaults, and where it makes private endpoints.
     pub customer_key: CustomerKeyConfig,
 }
@@ -76,6 +76,7 @@ impl Config {
             tls_certificate_file: None,
             tls_key_file: None,
             azure: None,
+            requests_per_minute: REQUESTS_PER_MINUTE,
             customer_key: CustomerKeyConfig::default(),
         }
     }
@@ -98,262 +99,127 @@ impl Config {
     }
 
     /// Reads and checks the file at `path`.
-    pub fn read(path: &Path) -> Result<Self, ConfigProblems> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, path),
-            Err(error) => {
-                let text = format!("cannot be read: {error}");
-                let hint = "check the path and who may read it".to_owned();
-                Err(ConfigProblems {
-                    path: path.to_owned(),
-                    problems: vec![ConfigProblem { line: 0, text, hint }],
-                })
-            }
-        }
+    pub fn read(path: &Path) -> Result<Self, Problems> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let text = format!("cannot be read: {error}");
+            Problems::of_file(path, text, "check the path and who may read it")
+        })?;
+        Self::parse(&text, path)
     }
 
     /// Checks `text`, the contents of `path`.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigProblems> {
-        let mut reader = Reader { text, problems: Vec::new() };
-        let config = reader.config();
-        reader.problems.sort_by_key(|(offset, _)| *offset);
-        let problems: Vec<_> = reader.problems.into_iter().map(|(_, problem)| problem).collect();
-        match config {
-            Some(config) if problems.is_empty() => Ok(config),
-            Some(_) | None => Err(ConfigProblems { path: path.to_owned(), problems }),
-        }
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Problems> {
+        keyward_config_file::parse(text, path, read)
     }
 }
 
-/// Something wrong in a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigProblem {
-    /// Line, counted from 1; 0 when it is about the file as a whole.
-    pub line: usize,
-    /// What is wrong.
-    pub text: String,
-    /// What to do.
-    pub hint: String,
+/// What is wrong with a value that may be left out makes it `None`, like one that was: the problem is reported, and
+/// there is no configuration.
+fn read<'i>(r: &mut Reader<'i>, mut top: Section<'i>) -> Option<Config> {
+    let data_dir = r.path(&mut top, "data_dir", "name the folder of the server's files");
+    let api_listen = address(r, &mut top, "api_listen", 8443);
+    let agent_listen = address(r, &mut top, "agent_listen", 8444);
+    let public_url = base_url(r, &mut top, "public_url");
+    let agent_url = base_url(r, &mut top, "agent_url");
+    let store_url = store_url(r, &mut top);
+    let key_file = path(r, &mut top, "key_file");
+    let certificate = path_found(r, &mut top, "tls_certificate_file");
+    let key = path_found(r, &mut top, "tls_key_file");
+    if let (Some(given), None) | (None, Some(given)) = (&certificate, &key) {
+        let text = "`tls_certificate_file` and `tls_key_file` belong together";
+        r.problem(given.span.clone(), text, "give both, or neither");
+    }
+    let azure = r.optional_section(&mut top, "azure").flatten().and_then(|section| azure(r, section));
+    let usual = Some(u64::from(REQUESTS_PER_MINUTE));
+    let requests_per_minute = r.integer(&mut top, "requests_per_minute", 10..=1_000_000, usual);
+    let customer_key = customer_key::read(r, &mut top);
+    r.no_more(top);
+    Some(Config {
+        data_dir: data_dir?.value,
+        api_listen: api_listen?,
+        agent_listen: agent_listen?,
+        public_url,
+        agent_url,
+        store_url,
+        key_file,
+        tls_certificate_file: certificate.map(|found| found.value),
+        tls_key_file: key.map(|found| found.value),
+        azure,
+        requests_per_minute: requests_per_minute.and_then(|number| number.try_into().ok())?,
+        customer_key,
+    })
 }
 
-/// Everything that is wrong in a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigProblems {
-    /// The file.
-    pub path: PathBuf,
-    /// At least one problem, by line.
-    pub problems: Vec<ConfigProblem>,
+fn azure<'i>(r: &mut Reader<'i>, mut section: Section<'i>) -> Option<AzureConfig> {
+    let authority = needed_url(r, &mut section, "authority");
+    let arm_url = needed_url(r, &mut section, "arm_url");
+    let vault_host = needed(r, &mut section, "vault_host");
+    let vault_resource = needed(r, &mut section, "vault_resource");
+    let ca_file = path(r, &mut section, "ca_file");
+    r.no_more(section);
+    Some(AzureConfig {
+        authority: authority?,
+        arm_url: arm_url?,
+        vault_host: vault_host?.value,
+        vault_resource: vault_resource?.value,
+        ca_file,
+    })
 }
 
-impl fmt::Display for ConfigProblems {
-    /// One line per problem and one per hint.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}", self.path.display())?;
-            if problem.line > 0 {
-                write!(f, ":{}", problem.line)?;
-            }
-            write!(f, ": {}\n  hint: {}", problem.text, problem.hint)?;
-        }
-        Ok(())
-    }
+/// A text that may be left out.
+fn text<'i>(r: &mut Reader<'i>, section: &mut Section<'i>, key: &str) -> Option<Found<String>> {
+    let found = r.optional_text(section, key).flatten()?;
+    r.filled(found, "give a value, or leave the line out")
 }
 
-impl std::error::Error for ConfigProblems {}
-
-struct Reader<'i> {
-    text: &'i str,
-    problems: Vec<(usize, ConfigProblem)>,
+/// A text that its section cannot do without.
+fn needed<'i>(r: &mut Reader<'i>, section: &mut Section<'i>, key: &str) -> Option<Found<String>> {
+    r.text(section, key, "add it, or leave the whole section out to use public Azure")
 }
 
-type Entries<'i> = Vec<(String, Range<usize>, Spanned<DeValue<'i>>)>;
-
-impl<'i> Reader<'i> {
-    /// `None` when something is wrong; what, is in `problems`.
-    fn config(&mut self) -> Option<Config> {
-        let (document, errors) = DeTable::parse_recoverable(self.text);
-        for error in &errors {
-            let message = format!("not TOML: {}", error.message());
-            self.problem(error.span().unwrap_or(0..0), message, "see https://toml.io");
-        }
-        if !errors.is_empty() {
-            return None;
-        }
-        let mut top = entries(document.into_inner());
-        let data_dir = self.path(&mut top, "data_dir");
-        if data_dir.is_none() && self.problems.is_empty() {
-            self.problem(0..0, "`data_dir` is missing".to_owned(), "name the folder of the server's files");
-        }
-        let api_listen = self.address(&mut top, "api_listen", 8443);
-        let agent_listen = self.address(&mut top, "agent_listen", 8444);
-        let public_url = self.base_url(&mut top, "public_url");
-        let agent_url = self.base_url(&mut top, "agent_url");
-        let store_url = self.store_url(&mut top);
-        let key_file = self.path(&mut top, "key_file");
-        let certificate = self.path_at(&mut top, "tls_certificate_file");
-        let key = self.path_at(&mut top, "tls_key_file");
-        if let (Some((_, span)), None) | (None, Some((_, span))) = (&certificate, &key) {
-            let text = "`tls_certificate_file` and `tls_key_file` belong together".to_owned();
-            self.problem(span.clone(), text, "give both, or neither");
-        }
-        let azure = self.azure(&mut top);
-        let customer_key = self.customer_key(&mut top);
-        self.no_more(top, "the file");
-        Some(Config {
-            data_dir: data_dir?,
-            api_listen: api_listen?,
-            agent_listen: agent_listen?,
-            public_url,
-            agent_url,
-            store_url,
-            key_file,
-            tls_certificate_file: certificate.map(|(path, _)| path),
-            tls_key_file: key.map(|(path, _)| path),
-            azure,
-            customer_key,
-        })
-    }
-
-    fn azure(&mut self, top: &mut Entries<'i>) -> Option<AzureConfig> {
-        let (span, value) = take(top, "azure")?;
-        let DeValue::Table(table) = value.into_inner() else {
-            self.problem(span, "`azure` is no section".to_owned(), "write [azure] on a line of its own");
-            return None;
-        };
-        let mut section = entries(table);
-        let authority = self.needed_url(&mut section, &span, "authority");
-        let arm_url = self.needed_url(&mut section, &span, "arm_url");
-        let vault_host = self.needed(&mut section, &span, "vault_host");
-        let vault_resource = self.needed(&mut section, &span, "vault_resource");
-        let ca_file = self.path(&mut section, "ca_file");
-        self.no_more(section, "[azure]");
-        Some(AzureConfig {
-            authority: authority?,
-            arm_url: arm_url?,
-            vault_host: vault_host?,
-            vault_resource: vault_resource?,
-            ca_file,
-        })
-    }
-
-    fn problem(&mut self, span: Range<usize>, text: String, hint: &str) {
-        let offset = span.start.min(self.text.len());
-        let line = 1 + self.text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count();
-        self.problems.push((offset, ConfigProblem { line, text, hint: hint.to_owned() }));
-    }
-
-    fn text(&mut self, table: &mut Entries<'i>, key: &str) -> Option<(String, Range<usize>)> {
-        let (span, value) = take(table, key)?;
-        match value.get_ref().as_str() {
-            Some(text) if !text.is_empty() => Some((text.to_owned(), span)),
-            Some(_) => {
-                self.problem(span, format!("`{key}` is empty"), "give a value, or leave the line out");
-                None
-            }
-            None => {
-                let text = format!("`{key}` is of type {}", value.get_ref().type_str());
-                self.problem(span, text, "give a text in quotes");
-                None
-            }
-        }
-    }
-
-    fn needed(&mut self, table: &mut Entries<'i>, section: &Range<usize>, key: &str) -> Option<String> {
-        if !table.iter().any(|(name, _, _)| name == key) {
-            let hint = "add it, or leave the whole section out to use public Azure";
-            self.problem(section.clone(), format!("`{key}` is missing"), hint);
-            return None;
-        }
-        self.text(table, key).map(|(text, _)| text)
-    }
-
-    fn needed_url(&mut self, table: &mut Entries<'i>, section: &Range<usize>, key: &str) -> Option<Url> {
-        let text = self.needed(table, section, key)?;
-        let url = https(&text);
-        if url.is_none() {
-            let shown = format!("`{key}` = \"{text}\" is no https URL");
-            self.problem(section.clone(), shown, "write it as https://HOST[:PORT]");
-        }
-        url
-    }
-
-    fn base_url(&mut self, table: &mut Entries<'i>, key: &str) -> Option<Url> {
-        let (text, span) = self.text(table, key)?;
-        match https(&text).filter(|url| url.path() == "/" && url.query().is_none()) {
-            Some(url) => Some(url),
-            None => {
-                let shown = format!("`{key}` = \"{text}\" is no https URL of a host alone");
-                self.problem(span, shown, "write it as https://HOST[:PORT]");
-                None
-            }
-        }
-    }
-
-    fn store_url(&mut self, table: &mut Entries<'i>) -> Option<String> {
-        let (text, span) = self.text(table, "store_url")?;
-        if ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
-            return Some(text);
-        }
-        // The URL may carry a password: it is not repeated.
-        self.problem(
-            span,
-            "`store_url` is of an unknown kind".to_owned(),
-            "write sqlite:PATH or postgres://…",
-        );
-        None
-    }
-
-    fn address(&mut self, table: &mut Entries<'i>, key: &str, usual_port: u16) -> Option<SocketAddr> {
-        if !table.iter().any(|(name, _, _)| name == key) {
-            return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, usual_port)));
-        }
-        let (text, span) = self.text(table, key)?;
-        match text.parse() {
-            Ok(address) => Some(address),
-            Err(_) => {
-                let hint = "write it as ADDRESS:PORT, such as 0.0.0.0:8443";
-                self.problem(span, format!("`{key}` = \"{text}\" is no address with a port"), hint);
-                None
-            }
-        }
-    }
-
-    fn path(&mut self, table: &mut Entries<'i>, key: &str) -> Option<PathBuf> {
-        self.path_at(table, key).map(|(path, _)| path)
-    }
-
-    fn path_at(&mut self, table: &mut Entries<'i>, key: &str) -> Option<(PathBuf, Range<usize>)> {
-        let (text, span) = self.text(table, key)?;
-        let path = PathBuf::from(&text);
-        if path.is_absolute() {
-            return Some((path, span));
-        }
-        self.problem(span, format!("`{key}` = \"{text}\" is no absolute path"), "begin it with /");
-        None
-    }
-
-    fn no_more(&mut self, table: Entries<'i>, place: &str) {
-        for (key, span, _) in table {
-            self.problem(
-                span,
-                format!("`{key}` is not known in {place}"),
-                "correct the spelling, or remove it",
-            );
-        }
-    }
+fn needed_url<'i>(r: &mut Reader<'i>, section: &mut Section<'i>, key: &str) -> Option<Url> {
+    let found = needed(r, section, key)?;
+    r.parsed(found, "is no https URL", "write it as https://HOST[:PORT]", https).map(|found| found.value)
 }
 
-fn entries(table: DeTable<'_>) -> Entries<'_> {
-    table.into_iter().map(|(key, value)| (key.get_ref().to_string(), key.span(), value)).collect()
+fn base_url<'i>(r: &mut Reader<'i>, section: &mut Section<'i>, key: &str) -> Option<Url> {
+    let found = text(r, section, key)?;
+    let of_a_host = |text: &str| https(text).filter(|url| url.path() == "/" && url.query().is_none());
+    r.parsed(found, "is no https URL of a host alone", "write it as https://HOST[:PORT]", of_a_host)
+        .map(|found| found.value)
 }
 
-fn take<'i>(table: &mut Entries<'i>, key: &str) -> Option<(Range<usize>, Spanned<DeValue<'i>>)> {
-    let index = table.iter().position(|(name, _, _)| name == key)?;
-    let (_, span, value) = table.remove(index);
-    Some((span, value))
+fn store_url<'i>(r: &mut Reader<'i>, section: &mut Section<'i>) -> Option<String> {
+    let Found { value, span, .. } = text(r, section, "store_url")?;
+    if ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| value.starts_with(scheme)) {
+        return Some(value);
+    }
+    // The URL may carry a password: it is not repeated.
+    r.problem(span, "`store_url` is of an unknown kind", "write sqlite:PATH or postgres://…");
+    None
+}
+
+fn address<'i>(
+    r: &mut Reader<'i>,
+    section: &mut Section<'i>,
+    key: &str,
+    usual_port: u16,
+) -> Option<SocketAddr> {
+    if !section.has(key) {
+        return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, usual_port)));
+    }
+    let found = text(r, section, key)?;
+    let hint = "write it as ADDRESS:PORT, such as 0.0.0.0:8443";
+    r.parsed(found, "is no address with a port", hint, |text| text.parse().ok()).map(|found| found.value)
+}
+
+fn path<'i>(r: &mut Reader<'i>, section: &mut Section<'i>, key: &str) -> Option<PathBuf> {
+    path_found(r, section, key).map(|found| found.value)
+}
+
+fn path_found<'i>(r: &mut Reader<'i>, section: &mut Section<'i>, key: &str) -> Option<Found<PathBuf>> {
+    let found = text(r, section, key)?;
+    r.absolute(found)
 }
 
 fn https(text: &str) -> Option<Url> {
@@ -364,7 +230,7 @@ fn https(text: &str) -> Option<Url> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Config, ConfigProblems> {
+    fn parse(text: &str) -> Result<Config, Problems> {
         Config::parse(text, Path::new("/etc/keyward/server.toml"))
     }
 
@@ -374,13 +240,14 @@ mod tests {
         assert_eq!(config.store_url(), "sqlite:/var/lib/keyward/keyward.db");
         assert_eq!(config.key_file(), Path::new("/var/lib/keyward/server.key"));
         assert_eq!(config.api_listen.to_string(), "127.0.0.1:8443");
+        assert_eq!(config.requests_per_minute, 1_200);
     }
 
     #[test]
     fn everything_is_read() {
         let config = parse(
             "data_dir = \"/d\"\napi_listen = \"0.0.0.0:1\"\nagent_listen = \"[::]:2\"\npublic_url = \"https://keyward.example\"\n\
-             agent_url = \"https://keyward.example:2\"\nstore_url = \"postgres://u:p@h/d\"\nkey_file = \"/k\"\n\
+             agent_url = \"https://keyward.example:2\"\nstore_url = \"postgres://u:p@h/d\"\nrequests_per_minute = 60\nkey_file = \"/k\"\n\
              tls_certificate_file = \"/c\"\ntls_key_file = \"/t\"\n[azure]\nauthority = \"https://a\"\narm_url = \"https://b\"\n\
              vault_host = \"localhost:3\"\nvault_resource = \"https://vault\"\nca_file = \"/ca\"\n",
         )
@@ -388,6 +255,8 @@ mod tests {
         assert_eq!(config.azure.unwrap().vault_host, "localhost:3");
         assert_eq!(config.public_url.unwrap().as_str(), "https://keyward.example/");
         assert_eq!(config.tls_key_file.unwrap(), Path::new("/t"));
+        assert_eq!(config.requests_per_minute, 60);
+        assert!(parse("data_dir = \"/d\"\nrequests_per_minute = 0\n").is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use url::Url;
 use crate::{
     App, Clock, Config,
     app::{Urls, machine_clock},
-    auth::digest::NonceKey,
+    auth::{digest::NonceKey, usage},
     certificate::{self, CertificateError},
     customer_key::CustomerKeys,
     http::{answer, listener},
@@ -102,6 +102,7 @@ impl Running {
         self.app.stop().cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        usage::flush(&self.app, true).await;
         self.app.store().close().await;
     }
 }
@@ -166,7 +167,8 @@ async fn nonce_key(store: &Store) -> Result<NonceKey, ServeError> {
     secret.map(|bytes| NonceKey::new(&bytes)).ok_or(ServeError::NotSetUp)
 }
 
-/// Forgets expired tokens and nonces. Whoever does it, once is enough, and twice does no harm.
+/// Writes when things were used last, and forgets expired tokens and nonces. Whoever forgets, once is enough, and
+/// twice does no harm.
 async fn sweep(app: App) {
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -175,9 +177,11 @@ async fn sweep(app: App) {
             _ = ticks.tick() => {}
             () = app.stop().cancelled() => return,
         }
+        usage::flush(&app, false).await;
         let swept = async {
             let mut observation = app.store().observe().await?;
             observation.sweep_expired(app.now()).await?;
+            observation.sweep_usage().await?;
             observation.commit().await
         };
         if let Err(error) = swept.await {

@@ -110,7 +110,11 @@ impl Writer {
         .bind(former);
         match self.execute(put).await? {
             0 => Err(StoreError::Conflict { what: format!("desired {node}") }),
-            _ => Ok(StoredDesired { revision: revision.unsigned_abs(), changed: true }),
+            _ => {
+                // Wherever it waits.
+                self.tell_node(node).await?;
+                Ok(StoredDesired { revision: revision.unsigned_abs(), changed: true })
+            }
         }
     }
 

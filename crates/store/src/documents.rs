@@ -263,7 +263,7 @@ impl Document for Cluster {
 
 // Its state is what its nodes reported.
 impl ObservedDocument for Cluster {
-    const FOUND: &'static [&'static str] = &["state", "readyAt"];
+    const FOUND: &'static [&'static str] = &["state", "readyAt", "resyncSince"];
     const COMES_AND_GOES: bool = false;
 }
 

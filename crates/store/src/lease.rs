@@ -76,14 +76,17 @@ impl Store {
         Ok(held)
     }
 
-    /// Gives a lease back. Nothing happens where another holds it.
+    /// Gives a lease back, and says so to the other servers. Nothing happens where another holds it.
     pub async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
-        let release =
-            sqlx::query("UPDATE \"lease\" SET until = 0, holder = '' WHERE job = $1 AND fence = $2")
-                .bind(lease.job.clone())
-                .bind(lease.fence);
+        let release = sqlx::query(
+            "UPDATE \"lease\" SET until = 0, holder = '' WHERE job = $1 AND fence = $2 AND holder <> ''",
+        )
+        .bind(lease.job.clone())
+        .bind(lease.fence);
         let mut observation = self.observe().await?;
-        observation.execute(release).await?;
+        if observation.execute(release).await? > 0 {
+            observation.tell_jobs().await?;
+        }
         observation.commit().await
     }
 }

@@ -8,7 +8,8 @@ use crate::{
 };
 
 /// All versions, oldest first. One that was released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_usage.sql")];
 
 /// Any number that no other program on the same database uses: `keyw` in ASCII.
 const POSTGRES_LOCK: i64 = 0x6b65_7977;

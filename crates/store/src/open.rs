@@ -15,10 +15,14 @@ use sqlx::{
 use tokio::sync::Mutex;
 use url::Url;
 
-use crate::{ServerKey, StoreError, key::check_private, migrate};
+use crate::{
+    ServerKey, StoreError,
+    key::{check_private, fill_random},
+    migrate,
+};
 
 /// How long a transaction waits for others before it fails with [`StoreError::Busy`].
-const WAIT: Duration = Duration::from_secs(10);
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
 const SQLITE_CONNECTIONS: u32 = 8;
 const POSTGRES_CONNECTIONS: u32 = 16;
 
@@ -34,6 +38,10 @@ pub(crate) struct Inner {
     pub(crate) writer: Arc<Mutex<()>>,
     /// Orders the events of one millisecond.
     pub(crate) events: AtomicU32,
+    /// Where other servers are heard of.
+    pub(crate) listen_url: Option<String>,
+    /// Tells this server's words from the others'.
+    pub(crate) instance: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +69,8 @@ impl Store {
         if kind == DatabaseKind::Postgres {
             try_connect(&options).await?;
         }
+        let mut random = [0; 16];
+        fill_random(&mut random);
         let pool = pool_options(kind).connect_with(options).await.map_err(StoreError::of_opening)?;
         let store = Store(Arc::new(Inner {
             pool,
@@ -68,6 +78,8 @@ impl Store {
             key,
             writer: Arc::new(Mutex::new(())),
             events: AtomicU32::new(0),
+            listen_url: (kind == DatabaseKind::Postgres).then(|| url.to_string()),
+            instance: uuid::Uuid::from_bytes(random).to_string(),
         }));
         migrate::run(&store).await?;
         Ok(store)

@@ -1,6 +1,6 @@
 //! What nodes report.
 
-use std::fmt::Display;
+use std::{collections::HashMap, fmt::Display};
 
 use keyward_model::{Timestamp, id::NodeId, sync::Observed};
 use sqlx::any::AnyRow;
@@ -46,6 +46,21 @@ impl Tx {
         Ok(number.unsigned_abs())
     }
 
+    /// When each node was heard of last.
+    pub async fn heard(&mut self) -> Result<HashMap<NodeId, Timestamp>, StoreError> {
+        let rows = self.rows(sqlx::query("SELECT node_id, at FROM \"report\"")).await?;
+        let mut heard = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let text = row.text("node_id")?;
+            let node = text.parse().map_err(|error: uuid::Error| StoreError::Unreadable {
+                what: format!("the node id {text}"),
+                source: Box::new(error),
+            })?;
+            heard.insert(node, Timestamp::from_epoch_ms(row.number("at")?));
+        }
+        Ok(heard)
+    }
+
     /// The newest report of every node, by node.
     pub async fn all_reports(&mut self) -> Result<Vec<Report>, StoreError> {
         let found = sqlx::query("SELECT node_id, at, body FROM \"report\" ORDER BY node_id");
@@ -60,23 +75,46 @@ impl Writer {
         observed: &Observed,
         received_at: Timestamp,
     ) -> Result<u64, StoreError> {
+        if self.write_report(observed, None, received_at).await? {
+            return Ok(observed.report);
+        }
+        self.report_number(observed.node_id).await
+    }
+
+    /// Stores a report in the place of report `former` (0: there was none); whether that one was still there. What
+    /// the two tell together then holds, whichever server takes the next one.
+    pub async fn put_report_after(
+        &mut self,
+        former: u64,
+        observed: &Observed,
+        received_at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.write_report(observed, Some(former), received_at).await
+    }
+
+    async fn write_report(
+        &mut self,
+        observed: &Observed,
+        former: Option<u64>,
+        received_at: Timestamp,
+    ) -> Result<bool, StoreError> {
         let node = observed.node_id;
         let body = serde_json::to_string(observed).map_err(|error| unreadable(node, error))?;
         let put = sqlx::query(
             "INSERT INTO \"report\" (node_id, report, at, body) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (node_id) DO UPDATE SET report = excluded.report, at = excluded.at, body = excluded.body \
-             WHERE \"report\".report < excluded.report",
+             WHERE \"report\".report < excluded.report AND ($5 < 0 OR \"report\".report = $5)",
         )
         .bind(node.to_string())
         .bind(crate::document::bound(observed.report))
         .bind(received_at.epoch_ms())
-        .bind(body);
-        if self.execute(put).await? > 0 {
-            return Ok(observed.report);
+        .bind(body)
+        .bind(former.map_or(-1, crate::document::bound));
+        if self.execute(put).await? == 0 {
+            return Ok(false);
         }
-        let stored = sqlx::query("SELECT report FROM \"report\" WHERE node_id = $1").bind(node.to_string());
-        let stored = self.row(stored).await?.map_or(Ok(0), |row| row.number("report"))?;
-        Ok(stored.unsigned_abs())
+        self.tell_jobs().await?;
+        Ok(true)
     }
 
     /// Notes that nodes were heard of and had nothing new to say. Nothing is noted of a node without a report.

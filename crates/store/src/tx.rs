@@ -74,9 +74,15 @@ impl Store {
 }
 
 impl Change {
+    /// Adds the event of a second thing that the same change tells of: a report can say two.
+    pub async fn also(&mut self, event: NewEvent, now: Timestamp) -> Result<Event, StoreError> {
+        self.insert_event(event, now).await
+    }
+
     /// Commits the change and its one audit event.
     pub async fn commit(mut self, event: NewEvent, now: Timestamp) -> Result<Event, StoreError> {
         let event = self.insert_event(event, now).await?;
+        self.tell_jobs().await?;
         self.0.0.commit().await?;
         Ok(event)
     }

@@ -141,9 +141,9 @@ impl VaultAdmin {
         self.call(Method::POST, "keys", &json!({ "name": name, "size": size })).await
     }
 
-    /// Makes an EC key (P-256), which can neither wrap nor unwrap.
-    pub async fn create_ec_key(&self, name: &str) -> Result<KeyView, ClientError> {
-        self.call(Method::POST, "keys", &json!({ "name": name, "kty": "EC" })).await
+    /// Makes a key of a type: `RSA`, `RSA-HSM`, or `EC` (P-256), which can neither wrap nor unwrap.
+    pub async fn create_key_of_type(&self, name: &str, kty: &str) -> Result<KeyView, ClientError> {
+        self.call(Method::POST, "keys", &json!({ "name": name, "kty": kty })).await
     }
 
     /// Changes attributes of one version, or of all.

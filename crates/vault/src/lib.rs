@@ -43,7 +43,8 @@ use crate::material::{Material, MaterialError};
 use crate::server::Plane;
 use crate::service::{Endpoints, Service, machine_now};
 use crate::state::{
-    AccessModel, Directory, NetworkRules, Ports, RoleAssignment, Settings, SigningKey, State, Vault,
+    AccessModel, Directory, Key, KeyVersion, NetworkRules, Ports, RoleAssignment, Settings, SigningKey,
+    State, Vault,
 };
 
 /// File that tells clients all they need to use the vault.
@@ -168,11 +169,17 @@ impl VaultError {
 }
 
 /// A vault that is being served.
-#[derive(Debug)]
 pub struct RunningVault {
     description: VaultDescription,
+    service: Arc<Service>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for RunningVault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RunningVault").field(&self.description).finish()
+    }
 }
 
 impl RunningVault {
@@ -189,6 +196,33 @@ impl RunningVault {
             self.description.url,
             self.description.ca_file.parent().unwrap_or(&self.description.ca_file).display(),
         )
+    }
+
+    /// For tests of clients: puts a key into the vault that no call makes, such as an RSA key of 1024 bits, or one of
+    /// another type with 0 bits; gives its key identifier. Its public half is all there is of it.
+    pub async fn plant_key_for_tests(&self, name: &str, kty: &str, bits: u32) -> Result<String, VaultError> {
+        let version = Uuid::new_v4().simple().to_string();
+        let key_identifier = format!("{}/keys/{name}/{version}", self.description.url);
+        let now = self.service.now();
+        let planted = KeyVersion {
+            version,
+            kty: kty.to_owned(),
+            key_ops: ["wrapKey", "unwrapKey", "encrypt", "decrypt"].map(str::to_owned).to_vec(),
+            enabled: true,
+            not_before: None,
+            expires: None,
+            created: now,
+            updated: now,
+            tags: BTreeMap::new(),
+            material: Material::shown_only_for_tests(bits)?,
+        };
+        let key = Key { versions: vec![planted], rotation_policy: None };
+        let put = |state: &mut State| {
+            state.vault.keys.insert(name.to_owned(), key);
+            Ok::<(), VaultError>(())
+        };
+        self.service.change(put).await?;
+        Ok(key_identifier)
     }
 
     /// Stops serving and waits for what is under way.
@@ -245,7 +279,7 @@ pub async fn serve_with(options: ServeOptions, first: FirstStart) -> Result<Runn
         tasks.spawn(server::run(listener, plane, Arc::clone(&service), Arc::clone(&tls), stop.clone()));
     }
     tasks.close();
-    Ok(RunningVault { description, stop, tasks })
+    Ok(RunningVault { description, service, stop, tasks })
 }
 
 fn describe(state: &State, endpoints: &Endpoints, disk: &Disk) -> VaultDescription {

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 pub struct Material {
     /// PKCS#8, base64url.
     pkcs8: String,
-    /// Modulus, base64url; empty for EC.
+    /// Modulus, base64url; empty for what is not RSA.
     pub n: String,
-    /// Public exponent, base64url; empty for EC.
+    /// Public exponent, base64url; empty for what is not RSA.
     pub e: String,
     /// The public point of an EC key pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +153,26 @@ impl Material {
         })
     }
 
+    /// For tests of clients: the public half, and no other, of an RSA key of a size that no vault makes; of 0 bits, a
+    /// key that has no public half. A random odd number stands for the modulus: it is shown, and nothing is done with
+    /// it.
+    pub fn shown_only_for_tests(bits: u32) -> Result<Self, MaterialError> {
+        let length = usize::try_from(bits / 8).map_err(|_| MaterialError::Size(bits))?;
+        let mut modulus = vec![0; length];
+        aws_lc_rs::rand::fill(&mut modulus).map_err(|_| MaterialError::Unusable)?;
+        if let [first, .., last] = modulus.as_mut_slice() {
+            *first |= 0x80;
+            *last |= 1;
+        }
+        let exponent: &[u8] = if modulus.is_empty() { &[] } else { &[1, 0, 1] };
+        Ok(Self {
+            pkcs8: String::new(),
+            n: BASE64URL_NOPAD.encode(&modulus),
+            e: BASE64URL_NOPAD.encode(exponent),
+            point: None,
+        })
+    }
+
     /// A key pair that somebody brings.
     pub fn import(components: &Components) -> Result<Self, MaterialError> {
         let bits = u32::try_from(components.n.len() * 8).unwrap_or(u32::MAX);
@@ -278,6 +298,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_only_shown_has_the_size_it_shows_and_does_nothing() {
+        for bits in [1024, 8192] {
+            let key = Material::shown_only_for_tests(bits).unwrap();
+            assert_eq!(key.bits(), bits);
+            assert_eq!(key.encrypt(Algorithm::RsaOaep256, &[7; 32]), Err(MaterialError::Unusable));
+        }
+        assert_eq!(Material::shown_only_for_tests(0).unwrap().n, "");
     }
 
     #[test]

@@ -8,16 +8,20 @@ use serde_json::Value;
 use super::Finding;
 
 /// Crate, and the crates of ours that its own targets may use. Its tests may use any but xtask.
-const DIRECTION: [(&str, &[&str]); 12] = [
+const DIRECTION: [(&str, &[&str]); 13] = [
     ("keyward-model", &[]),
     ("keyward-keys", &[]),
+    ("keyward-config-file", &[]),
     ("keyward-kms", &["keyward-keys", "keyward-model"]),
     ("keyward-store", &["keyward-model"]),
     ("keyward-vault", &["keyward-keys"]),
-    ("keyward-server", &["keyward-model", "keyward-kms", "keyward-store"]),
+    ("keyward-server", &["keyward-model", "keyward-config-file", "keyward-kms", "keyward-store"]),
     ("keyward-encryptor", &["keyward-keys"]),
     // The encryptor's table of layouts is read by the agent, which tells the encryptor what to expect.
-    ("keyward-agent", &["keyward-model", "keyward-keys", "keyward-kms", "keyward-encryptor"]),
+    (
+        "keyward-agent",
+        &["keyward-model", "keyward-keys", "keyward-config-file", "keyward-kms", "keyward-encryptor"],
+    ),
     (
         "keyward-cli",
         &[

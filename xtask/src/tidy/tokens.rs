@@ -18,7 +18,7 @@ const UNSAFE_ALLOWED: [&str; 4] = [
     "crates/agent/src/engine/process",
 ];
 /// Crates that are functions of their arguments, by prefix of their path.
-const PURE: [&str; 2] = ["crates/model/src/", "crates/keys/src/"];
+const PURE: [&str; 3] = ["crates/model/src/", "crates/keys/src/", "crates/config-file/src/"];
 /// What a pure crate must not reach for.
 const IMPURE: [(&str, &str); 12] = [
     ("std::fs", "no files"),
@@ -84,6 +84,9 @@ pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
         {
             found(token.line, "an unsafe block needs a SAFETY comment".to_owned());
         }
+    }
+    for line in examples(text) {
+        found(line, "examples in comments are not run: make it a test, or say `text`".to_owned());
     }
     let rules: &[(&str, &str)] = if PURE.iter().any(|pure| file.starts_with(pure)) {
         &IMPURE
@@ -203,6 +206,25 @@ fn reaches(rest: &[Token], parts: &[&str], open_end: bool) -> bool {
     text(2) == *next && reaches(&rest[3..], later, open_end)
 }
 
+/// Lines where a comment begins a block of code that rustdoc would take for a test.
+fn examples(text: &str) -> Vec<usize> {
+    let mut lines = Vec::new();
+    let mut fenced = false;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        let comment = line.strip_prefix("//!").or_else(|| line.strip_prefix("///"));
+        let Some(language) = comment.and_then(|comment| comment.trim_start().strip_prefix("```")) else {
+            continue;
+        };
+        let word = language.split([',', ' ']).next().unwrap_or_default();
+        if !fenced && matches!(word, "" | "rust" | "no_run" | "should_panic" | "compile_fail") {
+            lines.push(index + 1);
+        }
+        fenced = !fenced;
+    }
+    lines
+}
+
 /// A comment with the word within the statement's preceding lines.
 fn has_safety_comment(text: &str, line: usize) -> bool {
     let lines: Vec<&str> = text.lines().collect();
@@ -261,6 +283,12 @@ mod tests {
             "fn g() {}\n".repeat(300)
         );
         assert!(found("crates/agent/src/x.rs", &tested).is_empty());
+    }
+
+    #[test]
+    fn examples_that_nobody_runs_are_found() {
+        let text = "//! ```text\n//! a diagram\n//! ```\n\n/// ```\n/// f();\n/// ```\n/// ```no_run\n/// ```\nfn f() {}";
+        assert_eq!(examples(text), [5, 8]);
     }
 
     #[test]

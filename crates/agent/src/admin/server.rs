@@ -81,6 +81,7 @@ pub async fn serve(
         .route("/v1/snapshot", post(snapshot_node))
         .route("/v1/restore", post(restore))
         .route("/v1/join", post(join))
+        .route("/v1/leave", post(leave))
         .route("/v1/approvals", get(approvals))
         .route("/v1/approve", post(approve))
         .route("/v1/keystore-export", post(export))
@@ -198,6 +199,17 @@ struct JoinBody {
 async fn join(State(app): State<App>, body: Bytes) -> Response {
     let link = app.link.clone();
     with_body(app, &body, |_, body: JoinBody, _| async move { link.join(&body.token).await })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeaveBody {
+    force: bool,
+}
+
+async fn leave(State(app): State<App>, body: Bytes) -> Response {
+    let link = app.link.clone();
+    with_body(app, &body, |_, body: LeaveBody, _| async move { link.leave(body.force).await })
 }
 
 async fn approvals(State(app): State<App>) -> Json<Vec<HeldBack>> {

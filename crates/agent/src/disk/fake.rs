@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::Disk;
+use super::{Disk, Entry, EntryKind};
 
 /// What becomes of unsynced contents when the power goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,15 @@ pub(crate) enum Torn {
     BothNames,
     /// The old file of the target name is gone, the new one still has its first name only.
     TargetGone,
+}
+
+/// How one operation fails, while those before and after it work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hiccup {
+    /// Nothing is done.
+    Before,
+    /// It is done, and an error is reported all the same.
+    After,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +80,8 @@ struct State {
     next_file: u64,
     operations: usize,
     power_until: Option<usize>,
+    power_lost: bool,
+    hiccup: Option<(usize, Hiccup)>,
     space: Option<usize>,
     read_only: bool,
 }
@@ -90,6 +101,22 @@ impl FakeDisk {
     pub(crate) fn lose_power_after(&self, operations: usize) {
         let mut state = self.state();
         state.power_until = Some(state.operations + operations);
+    }
+
+    /// Whether an operation failed because the power was gone.
+    pub(crate) fn has_lost_power(&self) -> bool {
+        self.state().power_lost
+    }
+
+    /// Lets `operations` more writing operations through; the next one fails, and later ones work again.
+    pub(crate) fn hiccup_after(&self, operations: usize, how: Hiccup) {
+        let mut state = self.state();
+        state.hiccup = Some((state.operations + operations, how));
+    }
+
+    /// Whether the hiccup is still to come.
+    pub(crate) fn hiccup_pending(&self) -> bool {
+        self.state().hiccup.is_some()
     }
 
     /// Writing operations so far.
@@ -189,13 +216,23 @@ impl FakeDisk {
     fn change<T>(&self, operation: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.state();
         if state.power_until.is_some_and(|limit| state.operations >= limit) {
+            state.power_lost = true;
             return Err(io::Error::other("the power is gone"));
         }
         if state.read_only {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
         state.operations += 1;
-        operation(&mut state)
+        let due = state.hiccup.filter(|(at, _)| state.operations > *at);
+        if due.is_some() {
+            state.hiccup = None;
+        }
+        let hiccup = Err(io::Error::other("a hiccup"));
+        match due {
+            None => operation(&mut state),
+            Some((_, Hiccup::Before)) => hiccup,
+            Some((_, Hiccup::After)) => operation(&mut state).and(hiccup),
+        }
     }
 }
 
@@ -294,5 +331,24 @@ impl Disk for FakeDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         Ok(self.state().names.contains_key(path))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = std::collections::BTreeSet::new();
+        for name in self.state().names.keys() {
+            let Ok(below) = name.strip_prefix(path) else { continue };
+            let mut parts = below.iter();
+            let Some(first) = parts.next() else { continue };
+            let kind = if parts.next().is_some() { EntryKind::Folder } else { EntryKind::File };
+            entries.insert(Entry { name: first.to_owned(), kind });
+        }
+        Ok(entries.into_iter().collect())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.change(|state| match state.names.keys().any(|name| name.starts_with(path)) {
+            true => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+            false => Ok(()),
+        })
     }
 }

@@ -7,7 +7,10 @@ use std::{ffi::OsString, path::Path};
 use keyward_encryptor::layout::ENCRYPTOR_NAME;
 
 use super::{Binary, EngineError, Launch};
-use crate::config::{EngineConfig, EngineKind};
+use crate::{
+    config::{EngineConfig, EngineKind},
+    preflight::Finding,
+};
 
 /// Variables of the agent's environment that an engine gets; everything else stays behind.
 const INHERITED: [&str; 12] = [
@@ -91,6 +94,29 @@ pub(super) fn arguments(
     all
 }
 
+/// What in the engine's own settings would keep WiredTiger from reading `WIREDTIGER_CONFIG`, and with it the encryptor.
+/// Blocks: reads the configuration files that the arguments name.
+pub(super) fn ignores_environment(engine: &EngineConfig) -> Option<Finding> {
+    const SWITCH: &str = "use_environment";
+    let named = engine.args.iter().zip(engine.args.iter().skip(1)).filter_map(|(option, value)| {
+        ["--config", "-f"].contains(&option.as_str()).then_some(value.as_str())
+    });
+    let joined = engine.args.iter().filter_map(|argument| argument.strip_prefix("--config="));
+    let says = |text: &str| text.contains(SWITCH);
+    let place = if engine.args.iter().any(|argument| says(argument)) {
+        "engine.args".to_owned()
+    } else {
+        // A file that cannot be read is the engine's to complain of.
+        let in_file = |path: &&str| std::fs::read_to_string(path).is_ok_and(|text| says(&text));
+        named.chain(joined).find(in_file)?.to_owned()
+    };
+    Some(Finding {
+        refuse: true,
+        text: format!("{place} sets {SWITCH}: the engine would not load the encryptor and write unencrypted"),
+        hint: format!("take {SWITCH} out of {place}"),
+    })
+}
+
 /// SecantusDB's configuration file in the state directory.
 pub(super) const SECANTUSDB_CONFIG: &str = "secantusd.toml";
 
@@ -160,5 +186,34 @@ mod tests {
             [("PATH", "/bin"), ("WIREDTIGER_CONFIG", "extensions=[]")]
                 .map(|(k, v)| (OsString::from(k), OsString::from(v)))
         );
+    }
+
+    #[test]
+    fn an_engine_that_would_not_read_its_environment_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, bad) = (dir.path().join("good.conf"), dir.path().join("bad.conf"));
+        std::fs::write(&good, "storage:\n  wiredTiger:\n    engineConfig: {cacheSizeGB: 1}\n").unwrap();
+        std::fs::write(
+            &bad,
+            "storage:\n  wiredTiger:\n    engineConfig: {configString: 'use_environment=false'}\n",
+        )
+        .unwrap();
+        let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+        let found = |args: &[&str]| {
+            let args = args.iter().map(|a| (*a).to_owned()).collect();
+            ignores_environment(&EngineConfig { args, ..EngineConfig::for_test(EngineKind::Mongod) })
+        };
+        for harmless in [&[][..], &["--config", good], &["-f", "/nowhere"], &["--setParameter", "a=b"]] {
+            assert_eq!(found(harmless), None, "{harmless:?}");
+        }
+        let string = ["--wiredTigerEngineConfigString", "cache_size=1GB,use_environment=false"];
+        assert!(found(&string).unwrap().text.starts_with("engine.args sets use_environment"));
+        for file in [&["-f", bad][..], &["--quiet", "--config", bad], &[&format!("--config={bad}")]] {
+            let finding = found(file).unwrap();
+            assert!(
+                finding.refuse && finding.hint == format!("take use_environment out of {bad}"),
+                "{file:?}"
+            );
+        }
     }
 }

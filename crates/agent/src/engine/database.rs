@@ -2,14 +2,18 @@
 //!
 //! Everything here needs only the role of `docs/guides/mongod-user.md` where mongod has users.
 
+mod replica_set;
+
 use std::{io, path::PathBuf, time::Duration};
 
 use mongodb::{
     Client,
-    bson::{Document, doc},
+    bson::{Bson, Document, doc},
     options::{AuthMechanism, ClientOptions, Credential, ServerAddress},
 };
 use tokio::sync::OnceCell;
+
+pub use replica_set::{Member, ReplicaSet};
 
 use crate::config::{EngineConfig, EngineKind};
 
@@ -45,6 +49,21 @@ pub enum DatabaseError {
         /// Why.
         source: io::Error,
     },
+    /// Nobody could end the lock.
+    #[error("the agent's database user may lock writes, but not unlock them")]
+    MayNotUnlock,
+    /// It answers something that a member of a replica set does not answer.
+    #[error("the answer to `{command}` is not that of a member of a replica set")]
+    Unclear {
+        /// The command.
+        command: &'static str,
+    },
+    /// The primary keeps its place.
+    #[error("the primary does not hand over")]
+    NoSuccessor(#[source] Box<mongodb::error::Error>),
+    /// It said that it hands over, and did not.
+    #[error("the member is still primary after it was asked to hand over")]
+    StillPrimary,
 }
 
 impl DatabaseError {
@@ -52,8 +71,17 @@ impl DatabaseError {
     pub fn is_answer(&self) -> bool {
         match self {
             Self::Command { source, .. } => matches!(*source.kind, mongodb::error::ErrorKind::Command(_)),
-            Self::Password { .. } => false,
+            Self::NoSuccessor(_) => true,
+            Self::MayNotUnlock | Self::Password { .. } | Self::Unclear { .. } | Self::StillPrimary => false,
         }
+    }
+
+    /// Whether the engine says that there is no lock to end.
+    pub(super) fn is_not_locked(&self) -> bool {
+        /// `IllegalOperation`: `fsyncUnlock` where nothing is locked.
+        const NOT_LOCKED: i32 = 20;
+        let Self::Command { source, .. } = self else { return false };
+        matches!(&*source.kind, mongodb::error::ErrorKind::Command(said) if said.code == NOT_LOCKED)
     }
 
     /// What to do next.
@@ -68,6 +96,13 @@ impl DatabaseError {
                 }
             }
             Self::Password { .. } => "check engine.database_password_file",
+            Self::MayNotUnlock => "give it `unlock` on the cluster: docs/guides/mongod-user.md",
+            Self::Unclear { .. } => "check that it was started with --replSet and that the set was initiated",
+            Self::NoSuccessor(_) | Self::StillPrimary => {
+                "another member must be able to take over: check the secondaries, their lag and priorities with \
+                 rs.status(); where the database has users, the agent's needs replSetStateChange: \
+                 docs/guides/mongod-user.md"
+            }
         }
     }
 }
@@ -123,6 +158,16 @@ impl Database {
     /// The engine refuses, or does not answer.
     pub async fn flush(&self) -> Result<(), DatabaseError> {
         self.run("admin", "fsync", doc! { "fsync": 1 }).await.map(drop)
+    }
+
+    /// Whether a lock of ours could be ended again: a user may have been given `fsync` without `unlock`.
+    ///
+    /// # Errors
+    /// The engine refuses, or does not answer.
+    pub(super) async fn may_unlock(&self) -> Result<bool, DatabaseError> {
+        let asked = doc! { "connectionStatus": 1, "showPrivileges": true };
+        let status = self.run("admin", "connectionStatus", asked).await?;
+        Ok(privileges_hold_unlock(&status))
     }
 
     /// Holds all writes until [`Self::unlock`]; mongod only.
@@ -247,9 +292,52 @@ fn reachable(bind: &str) -> String {
     }
 }
 
+/// Whether whom `status` (of `connectionStatus`) describes may `fsyncUnlock`. Where nobody is logged in, there are no
+/// users, or the lock itself is refused.
+fn privileges_hold_unlock(status: &Document) -> bool {
+    let list = |name| status.get_document("authInfo").and_then(|info| info.get_array(name));
+    if list("authenticatedUsers").map_or(true, Vec::is_empty) {
+        return true;
+    }
+    list("authenticatedUserPrivileges").is_ok_and(|privileges| {
+        privileges.iter().filter_map(Bson::as_document).any(|privilege| {
+            let resource = privilege.get_document("resource");
+            let everywhere = resource.is_ok_and(|on| {
+                ["cluster", "anyResource"].iter().any(|name| on.get_bool(name).is_ok_and(|yes| yes))
+            });
+            let actions = privilege.get_array("actions");
+            let allowed = actions.is_ok_and(|all| {
+                all.iter().filter_map(Bson::as_str).any(|action| ["unlock", "anyAction"].contains(&action))
+            });
+            everywhere && allowed
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_must_be_able_to_end_the_lock() {
+        let cluster = |actions: &[&str]| {
+            doc! { "authInfo": {
+                "authenticatedUsers": [{ "user": "keyward", "db": "admin" }],
+                "authenticatedUserPrivileges": [{ "resource": { "cluster": true }, "actions": actions }],
+            }}
+        };
+        assert!(privileges_hold_unlock(&cluster(&["fsync", "unlock"])));
+        assert!(privileges_hold_unlock(&cluster(&["anyAction"])));
+        assert!(!privileges_hold_unlock(&cluster(&["fsync"])));
+        let elsewhere = doc! { "resource": { "db": "", "collection": "" }, "actions": ["unlock"] };
+        let mut status = cluster(&[]);
+        if let Ok(info) = status.get_document_mut("authInfo") {
+            info.insert("authenticatedUserPrivileges", vec![elsewhere]);
+        }
+        assert!(!privileges_hold_unlock(&status));
+        let nobody = doc! { "authInfo": { "authenticatedUsers": [], "authenticatedUserPrivileges": [] } };
+        assert!(privileges_hold_unlock(&nobody));
+    }
 
     #[test]
     fn an_address_to_bind_to_becomes_one_to_connect_to() {

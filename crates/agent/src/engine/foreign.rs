@@ -14,11 +14,7 @@ use super::process::descends;
 /// A process counts as ours when it is `own` or descends from it. The agent itself reads the data path in a proof
 /// or a snapshot and is left out.
 pub(super) fn find(data_path: &Path, port: Option<u16>, own: Option<u32>) -> Option<String> {
-    let locks: HashSet<(u64, u64)> = ["WiredTiger.lock", "mongod.lock"]
-        .iter()
-        .filter_map(|name| fs::metadata(data_path.join(name)).ok())
-        .map(|m| (m.dev(), m.ino()))
-        .collect();
+    let locks = locks(data_path);
     let listeners: HashSet<u64> = port.map(listening).unwrap_or_default();
     if locks.is_empty() && listeners.is_empty() {
         return None;
@@ -37,6 +33,37 @@ pub(super) fn find(data_path: &Path, port: Option<u16>, own: Option<u32>) -> Opt
     // The port is taken, by a process of another user that we may not look into.
     let port = port.filter(|_| !listeners.is_empty() && !listener_seen && own.is_none())?;
     Some(format!("a process that the agent may not look into listens on port {port}"))
+}
+
+/// The process that has the database of `data_path` open, and whether it is the one that listens on `port`; blocking.
+/// `None` where there is none, or none that the agent may look into.
+pub(super) fn opener(data_path: &Path, port: u16) -> Option<(u32, bool)> {
+    let locks = locks(data_path);
+    if locks.is_empty() {
+        return None;
+    }
+    let own = std::process::id();
+    let process = all_processes().ok()?.flatten().find(|process| {
+        u32::try_from(process.pid).is_ok_and(|pid| pid != own)
+            && holds(process, &locks, &HashSet::new(), data_path, None).is_some()
+    })?;
+    let pid = u32::try_from(process.pid).ok()?;
+    let listeners = listening(port);
+    let listens = process
+        .fd()
+        .ok()?
+        .flatten()
+        .any(|fd| matches!(fd.target, FDTarget::Socket(inode) if listeners.contains(&inode)));
+    Some((pid, listens))
+}
+
+/// The files that a running database has open in its data path.
+fn locks(data_path: &Path) -> HashSet<(u64, u64)> {
+    ["WiredTiger.lock", "mongod.lock"]
+        .iter()
+        .filter_map(|name| fs::metadata(data_path.join(name)).ok())
+        .map(|m| (m.dev(), m.ino()))
+        .collect()
 }
 
 struct Held {
@@ -114,6 +141,8 @@ mod tests {
         let lock = dir.path().join("WiredTiger.lock");
         fs::write(&lock, "").unwrap();
         let (mut child, port) = holder(&lock);
+        assert_eq!(opener(dir.path(), port), Some((child.id(), true)));
+        assert_eq!(opener(dir.path(), 1), Some((child.id(), false)));
         let by_path = find(dir.path(), None, None);
         let elsewhere = tempfile::tempdir().unwrap();
         let by_port = find(elsewhere.path(), Some(port), None);
@@ -124,5 +153,6 @@ mod tests {
         assert!(by_port.unwrap().contains(&format!("listens on port {port}")));
         assert_eq!(own, None);
         assert_eq!(find(dir.path(), Some(port), None), None);
+        assert_eq!(opener(dir.path(), port), None);
     }
 }

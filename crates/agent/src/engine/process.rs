@@ -28,7 +28,7 @@ use tokio::{
     sync::OnceCell,
 };
 
-use super::{EngineError, EngineRecord, Exit, log_tail};
+use super::{EngineError, EngineRecord, Exit, identity::Identity, log_tail};
 
 /// What to run, complete: nothing of the agent's own environment is passed on beyond `environment`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub(super) struct Invocation {
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) directory: PathBuf,
     pub(super) log_file: PathBuf,
-    /// User and group id to run under; the agent's own when `None`.
-    pub(super) identity: Option<(u32, u32)>,
+    /// Whom to run under; the agent's own user when `None`.
+    pub(super) identity: Option<Identity>,
 }
 
 /// A process that the agent started or found again.
@@ -71,7 +71,7 @@ impl Handle {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(second);
-        if let Some((uid, gid)) = invocation.identity {
+        if let Some(Identity { uid, gid, .. }) = invocation.identity {
             command.uid(uid).gid(gid);
         }
         detach(&mut command);
@@ -170,6 +170,17 @@ impl Handle {
         Ok(Exit { text, clean: false })
     }
 
+    /// SIGTERM, and waits for the end for `patience`; never more. Whether it ended.
+    pub(super) async fn terminate(&self, patience: Duration) -> Result<bool, EngineError> {
+        self.signal(Signal::TERM)?;
+        Ok(self.ended_within(patience).await)
+    }
+
+    /// Whether the process ends within `patience`.
+    pub(super) async fn ended_within(&self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.status()).await.is_ok()
+    }
+
     fn signal(&self, signal: Signal) -> Result<(), EngineError> {
         match pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -209,10 +220,15 @@ pub(super) fn descends(pid: u32, ancestor: u32) -> bool {
     false
 }
 
-/// A process whose environment variable `name` contains `mark`: the one whose parent is not such a process too.
-pub(super) fn with_environment(name: &str, mark: &str) -> Option<u32> {
+/// A process of user `uid` (or root) whose environment variable `name` contains `mark`: the one whose parent is not
+/// such a process too. Anybody may give a process of their own any environment, so the user has to fit as well.
+pub(super) fn with_environment(name: &str, mark: &str, uid: u32) -> Option<u32> {
     let marked = |pid: i32| {
-        let environment = Process::new(pid).ok()?.environ().ok()?;
+        let process = Process::new(pid).ok()?;
+        if ![uid, 0].contains(&process.status().ok()?.euid) {
+            return None;
+        }
+        let environment = process.environ().ok()?;
         let value = environment.get(std::ffi::OsStr::new(name))?;
         value.to_string_lossy().contains(mark).then_some(())
     };
@@ -340,6 +356,38 @@ mod tests {
         let exit = handle.stop(Duration::from_millis(200)).await.unwrap();
         assert!(!exit.clean && exit.text.contains("was killed"), "{}", exit.text);
         assert!(stat_of(handle.record().pid).is_none());
+    }
+
+    /// Who writes the mark into the environment of a process of their own is not taken for the engine, and given no
+    /// keys.
+    #[test]
+    fn a_process_of_another_user_is_not_taken_for_the_engine() {
+        let own = rustix::process::geteuid().as_raw();
+        let mark = format!("keyward-test-{}", std::process::id());
+        let start = |uid: u32| {
+            let mut command = Command::new("/bin/sleep");
+            command.arg("60").env_clear().env("KEYWARD_TEST_MARK", format!("socket=\"{mark}\""));
+            if uid != own {
+                command.uid(uid).gid(uid);
+            }
+            command.spawn().unwrap()
+        };
+        let found = |uid| with_environment("KEYWARD_TEST_MARK", &mark, uid);
+        let (mut children, engine_uid) = if own == 0 {
+            let stranger = start(65_534);
+            assert_eq!(found(65_534), Some(stranger.id()), "the control: its environment can be read");
+            (vec![stranger], 0)
+        } else {
+            (vec![start(own)], own + 1)
+        };
+        assert_eq!(found(engine_uid), None);
+        children.push(start(own));
+        let expected = if own == 0 { Some(children[1].id()) } else { None };
+        assert_eq!(found(engine_uid), expected);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[tokio::test]

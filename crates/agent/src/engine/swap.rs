@@ -21,7 +21,7 @@ pub struct Swap {
     pub areas: Vec<SwapArea>,
     /// The control group that the engine will be in may not swap (`memory.swap.max` is 0 in it or above it).
     pub barred: bool,
-    /// The engine gets a scope of its own, made with `MemorySwapMax=0`.
+    /// The engine gets a scope of its own, made with `MemorySwapMax=0`, on a host that heeds it.
     pub scope: bool,
 }
 
@@ -30,7 +30,8 @@ impl Swap {
     pub fn read(scope: bool) -> Self {
         let areas = fs::read_to_string("/proc/swaps").map(|text| parse(&text, is_safe)).unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        Self { areas, barred: barred(&own, Path::new("/sys/fs/cgroup")), scope }
+        let root = Path::new("/sys/fs/cgroup");
+        Self { areas, barred: barred(&own, root), scope: scope && heeded(&own, root) }
     }
 
     /// What stands in the way, or is accepted by the operator's file.
@@ -46,8 +47,8 @@ impl Swap {
             Finding {
                 refuse: true,
                 text,
-                hint: "swapoff, encrypt the swap, or bar it (systemd: MemorySwapMax=0); or set \
-                       engine.accept_plaintext_in_swap = true and accept it"
+                hint: "swapoff, encrypt the swap, or bar it (systemd: MemorySwapMax=0, which only a host with \
+                       unified control groups heeds); or set engine.accept_plaintext_in_swap = true and accept it"
                     .to_owned(),
             }
         })
@@ -77,6 +78,13 @@ fn is_safe(path: &str) -> bool {
     }
     // A swap file is as safe as the device it lies on.
     fs::metadata(path).is_ok_and(|m| medium::is_encrypted(if m.rdev() != 0 { m.rdev() } else { m.dev() }))
+}
+
+/// Whether the control group of this process has a limit of swap at all: with control groups of version 1 for
+/// memory, or without accounting of swap, systemd takes `MemorySwapMax=` and does nothing.
+fn heeded(cgroup: &str, root: &Path) -> bool {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
+    path.is_some_and(|path| root.join(path).join("memory.swap.max").exists())
 }
 
 /// Whether `memory.swap.max` is 0 in the version-2 control group of `cgroup`, or in one above it.
@@ -123,7 +131,10 @@ mod tests {
         fs::create_dir_all(&unit).unwrap();
         fs::write(unit.join("memory.swap.max"), "max\n").unwrap();
         let cgroup = "1:name=systemd:/x\n0::/system.slice/keyward.service\n";
-        assert!(!barred(cgroup, dir.path()));
+        assert!(!barred(cgroup, dir.path()) && heeded(cgroup, dir.path()));
+        assert!(
+            !heeded("0::/system.slice/other.service\n", dir.path()) && !heeded("1:memory:/x\n", dir.path())
+        );
         fs::write(dir.path().join("system.slice/memory.swap.max"), "0\n").unwrap();
         assert!(barred(cgroup, dir.path()));
         assert!(!barred("1:memory:/x\n", dir.path()));

@@ -46,22 +46,38 @@ impl WriteLock {
 
     /// Holds all writes until [`Self::release`].
     pub(crate) async fn take(&self) -> Result<(), WriteLockError> {
+        match self.database.may_unlock().await {
+            Ok(true) => {}
+            Ok(false) => return Err(WriteLockError::Refused(DatabaseError::MayNotUnlock)),
+            Err(error) => return Err(WriteLockError::Refused(error)),
+        }
         let mark = |source| WriteLockError::Mark { path: self.mark.clone(), source };
         fs::OpenOptions::new().write(true).create_new(true).open(&self.mark).map_err(mark)?;
         let Err(error) = self.database.lock().await else { return Ok(()) };
-        // Should the lock have come about all the same, this ends it.
-        if self.try_release().await {
+        if error.is_answer() {
+            self.forget();
             return Err(WriteLockError::Refused(error));
         }
-        Err(mark(io::Error::new(io::ErrorKind::TimedOut, chain(&error))))
+        // Should the lock have come about all the same, this ends it.
+        match self.try_release().await {
+            Ok(()) => Err(WriteLockError::Refused(error)),
+            Err(_) => Err(mark(io::Error::new(io::ErrorKind::TimedOut, chain(&error)))),
+        }
     }
 
     /// Ends the lock, for as long as it takes; gives up only when the process of `record` is gone, and its lock with
     /// it.
     pub(crate) async fn release(&self, record: &EngineRecord) {
+        let mut said = String::new();
         while process::is_alive(record) {
-            if self.try_release().await {
-                return;
+            let Err(error) = self.try_release().await else { return };
+            let why = chain(&error);
+            if why != said {
+                tracing::error!(
+                    "writes stay locked until the engine lets them be unlocked: {why}; {}",
+                    error.hint()
+                );
+                said = why;
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -83,17 +99,15 @@ impl WriteLock {
         }
     }
 
-    /// One try. `true` once the database has answered: it says so, too, when it was not locked.
-    async fn try_release(&self) -> bool {
+    /// One try. Done once the database says that it is unlocked, or was not locked; any other refusal leaves it
+    /// locked.
+    async fn try_release(&self) -> Result<(), DatabaseError> {
         match self.database.unlock().await {
             Ok(()) => {}
-            Err(error) if error.is_answer() => tracing::info!("fsyncUnlock: {}", chain(&error)),
-            Err(error) => {
-                tracing::warn!("writes stay locked until the engine answers: {}", chain(&error));
-                return false;
-            }
+            Err(error) if error.is_not_locked() => tracing::info!("fsyncUnlock: {}", chain(&error)),
+            Err(error) => return Err(error),
         }
         self.forget();
-        true
+        Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use keyward_keys::MasterKey;
+use keyward_keys::{
+    MasterKey,
+    keystore::{KeystoreError, OpenKeystore, SealedKeystore},
+};
 
 use super::{
     Keyring, KeyringError,
@@ -10,7 +13,7 @@ use super::{
 };
 use crate::{
     disk::{Disk as _, fake::FakeDisk},
-    keystore::KeystoreFileError,
+    keystore::{Found, KeystoreFileError},
 };
 
 struct Node {
@@ -210,4 +213,135 @@ fn a_new_node_on_a_full_disk_is_made_once_there_is_room() {
     assert!(start(&keyring(&disk), &vault, false).is_err());
     disk.set_space(None);
     start(&keyring(&disk), &vault, false).unwrap();
+}
+
+/// Who removes it does not know that the database runs on keys that are nowhere else.
+#[test]
+fn a_keystore_that_goes_while_the_agent_has_it_is_put_back() {
+    let node = Node::new();
+    let ring = node.started();
+    let (keys, whole) = (all_keys(&ring), node.keystore());
+    assert_eq!(ring.watch_over().unwrap(), Some(Found::AsWritten));
+    node.disk.remove(&main_file()).unwrap();
+    assert_eq!(ring.watch_over().unwrap(), Some(Found::PutBack));
+    assert_eq!(node.keystore(), whole);
+    assert_eq!(ring.watch_over().unwrap(), Some(Found::AsWritten));
+
+    // A step that finds it gone puts it back too.
+    node.disk.remove(&main_file()).unwrap();
+    ring.refill(NOW).unwrap();
+    for (id, key) in &keys {
+        assert_eq!(all_keys(&node.started()).get(id), Some(key));
+    }
+
+    // What somebody wrote there is left alone, and told; moved away, the newest generation is written anew.
+    let ring = node.started();
+    let whole = node.keystore();
+    for other in [&b"not a keystore"[..], &Node::new().keystore()] {
+        node.put(other);
+        assert_eq!(ring.watch_over().unwrap(), Some(Found::Changed));
+        let error = file_error(ring.refill(NOW).unwrap_err());
+        assert!(matches!(error, KeystoreFileError::Changed(_)), "{error:?}");
+        assert_eq!(node.keystore(), other, "nothing is overwritten");
+        node.disk.remove(&main_file()).unwrap();
+        ring.watch_over().unwrap();
+        assert_eq!(node.keystore(), whole);
+    }
+
+    // Without the master key nothing vouches for what is in memory.
+    ring.wipe();
+    node.disk.remove(&main_file()).unwrap();
+    assert_eq!(ring.watch_over().unwrap(), None);
+    assert!(!node.disk.files().contains_key(&main_file()));
+}
+
+/// A faulty image must not get as far as to take the place of the generation before it.
+#[test]
+fn a_step_is_verified_before_the_disk_is_touched() {
+    let node = Node::new();
+    let ring = node.started();
+    let before = node.disk.files();
+    let mut content = ring.lock();
+    let generation = SealedKeystore::parse(&node.keystore()).unwrap().generation();
+    // Another keystore of this node under the same master key: all of it verifies, and it has none of the keys.
+    let error = ring.step(&mut content, |open| {
+        let master = MasterKey::take_from(&mut open.master_key().expose().clone())?;
+        let wrap = node.vault.verified("1", &master);
+        let (mut other, _) = OpenKeystore::create(open.sealed().node_id(), master, vec![wrap], 1, NOW.0)?;
+        while other.sealed().generation() < generation {
+            let image = other.add_spares(1, NOW.0)?;
+            other.commit(&image)?;
+        }
+        other.add_spares(1, NOW.0).map(Some)
+    });
+    assert!(matches!(error, Err(KeyringError::Keystore(KeystoreError::KeyLost(_)))), "{error:?}");
+    drop(content);
+    assert_eq!(node.disk.files(), before);
+    ring.refill(NOW).unwrap();
+}
+
+/// Nobody asks for a keystore to be approved while its keys are in use; whoever does changes nothing.
+#[test]
+fn approving_while_the_keys_are_in_use_changes_nothing() {
+    let node = Node::new();
+    let ring = node.started();
+    let other = Node::new().keystore();
+    let (claim, whole) = (node.disk.read(&state_dir().join("node.json")).unwrap(), node.keystore());
+    node.put(&other);
+    assert!(!ring.approve().unwrap());
+    assert_eq!(node.disk.read(&state_dir().join("node.json")).unwrap(), claim);
+    // Nor does another node's become this one's own by it.
+    let stopped = keyring(&node.disk);
+    assert!(matches!(file_error(stopped.approve().unwrap_err()), KeystoreFileError::OtherNode { .. }));
+    node.put(&whole);
+    ring.refill(NOW).unwrap();
+}
+
+/// An agent that comes to a full disk still gets its master key: the engine that runs needs nothing written.
+#[test]
+fn a_full_disk_keeps_no_running_node_from_its_keys_and_no_key_in_a_failed_one() {
+    let node = Node::new();
+    let ring = node.started();
+    let master = ring.master_key_to_wrap().unwrap();
+    let staged = node.vault.wrap("2", &MasterKey::take_from(&mut master.clone()).unwrap());
+    ring.stage(staged).unwrap();
+    let used: usize = node.disk.files().values().map(Vec::len).sum();
+    node.disk.set_space(Some(used));
+    let ring = keyring(&node.disk);
+    start(&ring, &node.vault, true).unwrap();
+    assert!(ring.view().unwrap().held);
+    assert_eq!(ring.view().unwrap().wraps.len(), 2, "what needs the disk is done later");
+    node.disk.set_space(None);
+    ring.unstage().unwrap();
+    assert_eq!(ring.view().unwrap().wraps.len(), 1);
+
+    // What the agent remembers is damaged: no start, and nothing left in memory.
+    node.disk.write(&state_dir().join("node.json"), b"{").unwrap();
+    let ring = keyring(&node.disk);
+    assert!(start(&ring, &node.vault, true).is_err());
+    assert!(ring.view().is_none_or(|view| !view.held));
+}
+
+/// The data of the node that was here may lie elsewhere, and its keys are in that file alone.
+#[test]
+fn a_restore_keeps_the_keystore_that_it_replaces() {
+    let node = Node::new();
+    let whole = node.keystore();
+    let source = Node::new();
+    for _ in 0..2 {
+        let sealed = SealedKeystore::parse(&source.keystore()).unwrap();
+        let mut old = source.vault.unwrap(&sealed.wraps()[0]);
+        let opened = sealed.open(MasterKey::take_from(&mut old).unwrap()).unwrap();
+        let ring = keyring(&node.disk);
+        let new = MasterKey::make().unwrap();
+        let wrap = node.vault.verified("9", &new);
+        let seen = ring.seen_generation().unwrap();
+        let node_id = SealedKeystore::parse(&whole).unwrap().node_id();
+        let image = opened.adopt_as_new_node(node_id, &new, vec![wrap.clone()], seen, NOW.0).unwrap();
+        ring.install(node_id, &image, new, wrap).unwrap();
+        let kept = node.disk.read(&main_file().with_file_name("keystore.replaced-1")).unwrap();
+        assert_eq!(kept, whole);
+    }
+    assert_ne!(node.keystore(), whole);
+    assert!(node.disk.files().contains_key(&main_file().with_file_name("keystore.replaced-2")));
 }

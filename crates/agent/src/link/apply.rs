@@ -3,12 +3,12 @@
 //! One pass looks at the accepted desired state and at the node, each time anew: a restart, a repeated message and
 //! the normal case are one path. Every step can be cut off and repeated.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use keyward_kms::{KeyService, Severity};
+use keyward_kms::{About, KeyService, Severity};
 use keyward_model::{
     Class, NodeState, Weight,
-    approval::{self, Action, Decision, Local},
+    approval::{self, Action, Approval, Decision, Local, Resyncing},
     sync::{DesiredEncryption, DesiredRun, HeldBack, Validated, Validation, ValidationFinding},
 };
 use tokio::sync::mpsc;
@@ -18,8 +18,21 @@ use super::{Link, LinkError, azure_config, backoff, files::Applied, pins, waits_
 use crate::{
     admin::progress::Progress,
     node::{KeyAccess, NextKey, NodeError, chain},
-    operations,
+    operations, resync,
 };
+
+/// Between two looks at something that goes on.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 3_000 });
+
+/// What came of a pass.
+enum Passed {
+    /// Nothing is left to do.
+    Quiet,
+    /// Something takes its time.
+    GoesOn,
+    /// Something could not be done.
+    Stuck,
+}
 
 /// Passes until `shutdown`: when something is new, and later again while something could not be done.
 pub(super) async fn run(link: Link, shutdown: CancellationToken) {
@@ -27,15 +40,28 @@ pub(super) async fn run(link: Link, shutdown: CancellationToken) {
     let mut changes = link.0.node.changes();
     loop {
         let stands = standing(&link);
-        let stuck = tokio::select! {
-            stuck = pass(&link) => stuck,
+        let passed = tokio::select! {
+            passed = pass(&link) => passed,
             () = shutdown.cancelled() => return,
         };
-        failures = if stuck { failures + 1 } else { 0 };
+        let again = match passed {
+            Passed::Quiet => {
+                failures = 0;
+                None
+            }
+            Passed::GoesOn => {
+                failures = 0;
+                Some(LOOK)
+            }
+            Passed::Stuck => {
+                failures += 1;
+                Some(backoff::delay(failures, backoff::chance()))
+            }
+        };
         let again = async {
-            match failures {
-                0 => std::future::pending().await,
-                failures => tokio::time::sleep(backoff::delay(failures, backoff::chance())).await,
+            match again {
+                None => std::future::pending().await,
+                Some(after) => tokio::time::sleep(after).await,
             }
         };
         tokio::select! {
@@ -48,12 +74,14 @@ pub(super) async fn run(link: Link, shutdown: CancellationToken) {
 }
 
 /// What decides whether something that failed may go now.
-fn standing(link: &Link) -> (NodeState, bool) {
+type Standing = (NodeState, bool, Option<String>);
+
+fn standing(link: &Link) -> Standing {
     let status = link.0.node.status();
-    (status.state, status.master_key_held)
+    (status.state, status.master_key_held, link.0.node.replica_state())
 }
 
-async fn moved(link: &Link, changes: &mut tokio::sync::watch::Receiver<u64>, before: (NodeState, bool)) {
+async fn moved(link: &Link, changes: &mut tokio::sync::watch::Receiver<u64>, before: Standing) {
     while standing(link) == before {
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -61,44 +89,70 @@ async fn moved(link: &Link, changes: &mut tokio::sync::watch::Receiver<u64>, bef
     }
 }
 
-/// One look at everything. Gives whether something could not be done and is to be tried again.
-async fn pass(link: &Link) -> bool {
-    let Some(accepted) = link.state().accepted.clone() else { return false };
+/// One look at everything.
+async fn pass(link: &Link) -> Passed {
+    let _turn = link.0.turn.lock().await;
+    let Some(accepted) = link.state().accepted.clone() else { return Passed::Quiet };
+    link.0.node.look_at_adopted().await;
     // Without having looked for the keystore nobody knows what there is to do.
     if let Err(error) = link.0.node.node_id().await {
         tracing::debug!("what the server wants has to wait: {}", chain(&error));
-        return true;
+        return Passed::Stuck;
     }
     let decide = |link: &Link| {
-        approval::decide(&accepted.desired, &local(link), &link.approvals(), &pins(link.0.node.config()))
+        let local = local(link)?;
+        let pins = pins(link.0.node.config());
+        Ok::<_, NodeError>(approval::decide(&accepted.desired, &local, &link.approvals(), &pins))
     };
-    let Decision { actions, mut held_back, refused } = decide(link);
+    let decided = decide(link).map_err(|error| tracing::warn!("{}", chain(&error)));
+    let Ok(Decision { actions, mut held_back, refused }) = decided else { return Passed::Stuck };
     let asked: BTreeSet<&str> =
         accepted.desired.validations.iter().map(|validation| validation.id.as_str()).collect();
     {
         let mut state = link.state();
         state.validated.retain(|validated| asked.contains(validated.id.as_str()));
         state.validated.extend(refused);
+        // What was approved no longer waits for it, however long it takes; what failed is told until it has been tried
+        // again.
+        let failed = state.held_back.drain(..).filter(|held| !held.needs_approval);
+        state.held_back = held_back.iter().cloned().chain(failed.collect::<Vec<_>>()).collect();
     }
-    let mut stuck = false;
+    let mut passed = Passed::Quiet;
+    let mut goes_on = None;
     for action in actions {
         let what = words(&action);
         link.state().progress = Some(what.clone());
         link.publish();
-        if let Err(error) = carry_out(link, action).await {
-            let reason = chain(&error);
-            tracing::warn!("{what} did not work: {reason} (hint: {})", error.hint());
-            stuck = true;
-            let revision = accepted.seen.revision;
-            let hint = error.hint();
-            held_back.push(HeldBack { revision, needs_approval: false, approval: None, what, reason, hint });
+        match carry_out(link, action).await {
+            Ok(None) => {}
+            Ok(Some(progress)) => {
+                goes_on = Some(progress);
+                if matches!(passed, Passed::Quiet) {
+                    passed = Passed::GoesOn;
+                }
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!("{what} did not work: {reason} (hint: {})", error.hint());
+                passed = Passed::Stuck;
+                let revision = accepted.seen.revision;
+                let hint = error.hint();
+                held_back.push(HeldBack {
+                    revision,
+                    needs_approval: false,
+                    approval: None,
+                    what,
+                    reason,
+                    hint,
+                });
+            }
         }
     }
-    let after = decide(link);
-    let settled = held_back.is_empty() && after.actions.is_empty() && after.held_back.is_empty();
+    let done = decide(link).is_ok_and(|after| after.actions.is_empty() && after.held_back.is_empty());
+    let settled = held_back.is_empty() && done;
     {
         let mut state = link.state();
-        state.progress = None;
+        state.progress = goes_on;
         state.held_back = held_back;
         if let Some(now) = &mut state.accepted
             && now.seen == accepted.seen
@@ -115,14 +169,15 @@ async fn pass(link: &Link) -> bool {
         }
     }
     link.publish();
-    stuck
+    passed
 }
 
-fn local(link: &Link) -> Local {
+fn local(link: &Link) -> Result<Local, NodeError> {
     let node = &link.0.node;
     let view = node.keyring().view();
+    let resyncing = node.resyncing()?;
     let state = link.state();
-    Local {
+    Ok(Local {
         has_keystore: view.is_some(),
         waits_for_server: waits_for_server(node.config()),
         key_in_use: view.as_ref().and_then(|_| node.current_key().ok()),
@@ -130,7 +185,10 @@ fn local(link: &Link) -> Local {
         encryption: state.applied.encryption.clone(),
         run: state.applied.run,
         validated: state.validated.iter().map(|validated| validated.id.clone()).collect(),
-    }
+        unencrypted: node.unencrypted(),
+        resyncing,
+        primary: node.replica_state().as_deref() == Some("PRIMARY"),
+    })
 }
 
 fn words(action: &Action) -> String {
@@ -140,15 +198,20 @@ fn words(action: &Action) -> String {
         Action::Start => "starting the database".to_owned(),
         Action::Stop => "stopping the database".to_owned(),
         Action::LeaveToOperator => "leaving the database to the operator".to_owned(),
+        Action::StepDown => "handing over to another primary".to_owned(),
+        Action::Resync(_) => "filling this member again, encrypted".to_owned(),
         Action::Validate(validation) => {
             format!("trying out the customer key {}", validation.encryption.key_identifier)
         }
     }
 }
 
-async fn carry_out(link: &Link, action: Action) -> Result<(), NodeError> {
+/// Does it; gives what still goes on by itself.
+async fn carry_out(link: &Link, action: Action) -> Result<Option<String>, NodeError> {
     let node = &link.0.node;
     match action {
+        Action::Resync(encryption) => return resync_member(link, encryption.as_deref()).await,
+        Action::StepDown => node.step_down().await,
         Action::UseCustomerKey(encryption) => use_customer_key(link, &encryption).await,
         Action::RotateMasterKey(_) => operations::rotate_master_key(node, &progress(link)).await.map(drop),
         Action::Start => {
@@ -164,6 +227,52 @@ async fn carry_out(link: &Link, action: Action) -> Result<(), NodeError> {
             let validated = validate(link, &validation).await;
             link.state().validated.push(validated);
             Ok(())
+        }
+    }?;
+    Ok(None)
+}
+
+/// Goes on with the resync of this member as far as it goes now.
+async fn resync_member(
+    link: &Link,
+    encryption: Option<&DesiredEncryption>,
+) -> Result<Option<String>, NodeError> {
+    let node = &link.0.node;
+    // The keystore is made under this key; where it is there already, the master key moves once the data is written.
+    if let Some(encryption) = encryption
+        && node.keyring().view().is_none()
+    {
+        let service = reach(link, encryption)?;
+        adopt(link, encryption, service)?;
+    }
+    if node.resyncing()? == Resyncing::Filling
+        && !node.runs()
+        && link.state().accepted.as_ref().is_some_and(|now| now.desired.run == DesiredRun::Stopped)
+    {
+        return Ok(Some("this member is filled again once it may run".to_owned()));
+    }
+    let say = {
+        let link = link.clone();
+        move |text: String| {
+            tracing::info!("{text}");
+            link.state().progress = Some(text);
+            link.publish();
+        }
+    };
+    let wanted = || {
+        let state = link.state();
+        state.accepted.as_ref().is_some_and(|now| now.desired.resync && now.desired.cluster.is_some())
+    };
+    match resync::advance(node, &wanted, &(Arc::new(say) as resync::Say)).await? {
+        resync::Outcome::Filling(progress) => {
+            ran(link, DesiredRun::Running)?;
+            Ok(Some(progress))
+        }
+        resync::Outcome::Whole => {
+            ran(link, DesiredRun::Running)?;
+            link.use_up(&Approval::Resync)?;
+            resync::forget(node)?;
+            Ok(None)
         }
     }
 }
@@ -283,7 +392,10 @@ async fn validate(link: &Link, validation: &Validation) -> Validated {
         outage: finding.class.is_some_and(|class| class.weight() == Weight::Neutral),
         text: finding.text,
         hint: finding.hint,
-        class: finding.class,
+        // What the key's own properties say has the word that a refusal of its use would have.
+        class: finding
+            .class
+            .or_else(|| matches!(finding.about, About::KeyDisabled).then_some(Class::KeyDisabled)),
     });
     Validated { id: validation.id.clone(), findings: findings.collect() }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use keyward_model::sync::{AgentRefusal, Enrolled, Enrolment, SyncAnswer, SyncRequest};
+use keyward_model::sync::{AgentRefusal, Enrolled, Enrolment, Leave, Left, SyncAnswer, SyncRequest};
 use rustls::{
     CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -138,6 +138,10 @@ impl Client {
 
     pub(super) async fn renew(&self, body: &Enrolment) -> Result<Enrolled, CallError> {
         self.call("agent/v1/renew", None, body, CALL).await
+    }
+
+    pub(super) async fn leave(&self, body: &Leave) -> Result<Left, CallError> {
+        self.call("agent/v1/leave", None, body, CALL).await
     }
 
     pub(super) async fn sync(&self, body: &SyncRequest) -> Result<SyncAnswer, CallError> {

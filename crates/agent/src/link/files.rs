@@ -169,6 +169,17 @@ impl LinkFiles {
         self.memory.remove("join-key.pem")
     }
 
+    /// Forgets the server and what it wished. What is in use stays: the customer key is reached by it. Cut off
+    /// anywhere, the node either still has its server, with nothing accepted, or has none.
+    pub(super) fn forget_server(&self) -> Result<(), MemoryError> {
+        for name in
+            ["desired.json", "link.json", "approved.json", "cert.pem", "key.pem", "ca.pem", "join-key.pem"]
+        {
+            self.memory.remove(name)?;
+        }
+        Ok(())
+    }
+
     /// Makes the file for a client secret, named by its content, and gives its path.
     pub(super) fn keep_secret(&self, secret: &str) -> Result<PathBuf, MemoryError> {
         let name = secret_name(secret);

@@ -60,6 +60,7 @@ impl Link {
             not_after: enrolled.not_after,
             reserved_reports: before.filter(|_| same_server).map_or(0, |joined| joined.reserved_reports),
         };
+        let keeping = self.keep();
         files.set_certificate(&enrolled.certificate, &authority).map_err(LinkError::from)?;
         files.finish_join(&key, &joined, same_server).map_err(LinkError::from)?;
         let report = JoinedServer {
@@ -78,6 +79,7 @@ impl Link {
                 state.held_back = Vec::new();
             }
         }
+        drop(keeping);
         self.publish();
         self.0.talk.notify_one();
         Ok(report)
@@ -90,6 +92,10 @@ impl Link {
         let Some(node_id) = self.state().joined.as_ref().map(|joined| joined.node_id) else { return Ok(()) };
         let request = self.enrolment(node_id, &key)?;
         let enrolled = client.renew(&request).await.map_err(LinkError::from)?;
+        let _keeping = self.keep();
+        if self.state().joined.is_none() {
+            return Ok(());
+        }
         files.set_certificate(&enrolled.certificate, &enrolled.authorities).map_err(LinkError::from)?;
         let joined = {
             let mut state = self.state();

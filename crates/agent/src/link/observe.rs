@@ -30,11 +30,13 @@ pub(super) fn observe(link: &Link, node_id: NodeId) -> Observed {
         validated: state.validated.clone(),
         snapshots: node.snapshots(),
         replica_state: node.replica_state(),
+        unencrypted: node.unencrypted(),
     }
 }
 
 fn wraps(node: &NodeHandle) -> Vec<ObservedWrap> {
-    let Some(view) = node.keyring().view() else { return Vec::new() };
+    // Nothing is encrypted under a keystore that was made for a resync until the data is written anew.
+    let Some(view) = node.keyring().view().filter(|_| !node.unencrypted()) else { return Vec::new() };
     let wraps = view.wraps.iter().map(|wrap| ObservedWrap {
         key_identifier: wrap.key_identifier.clone(),
         public_key_sha256: wrap.public_key_sha256.clone(),

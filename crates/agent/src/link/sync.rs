@@ -34,11 +34,14 @@ const RESERVED: u64 = 256;
 
 /// Talks until `shutdown`.
 pub(super) async fn run(link: Link, shutdown: CancellationToken) {
+    // The first report already says whether the data is encrypted.
+    link.0.node.look_at_adopted().await;
     let mut reporter = Reporter::default();
     let mut failures = 0u32;
     loop {
         let joined = link.state().joined.clone();
         let Some(joined) = joined else {
+            link.0.node.set_note("server", None);
             tokio::select! {
                 () = link.0.talk.notified() => continue,
                 () = shutdown.cancelled() => return,
@@ -71,10 +74,12 @@ async fn talk(
         return link.renew(&client).await;
     }
     let mut changes = link.0.node.changes();
+    // The first call does not wait: it tells at once whether the server is there.
+    let mut wait_s = 0;
     loop {
         changes.mark_unchanged();
         let began = Instant::now();
-        let request = reporter.request(link, WAIT_S)?;
+        let request = reporter.request(link, std::mem::replace(&mut wait_s, WAIT_S))?;
         let poll = client.sync(&request);
         tokio::pin!(poll);
         let answer = loop {
@@ -146,7 +151,7 @@ async fn hear(
     }
 }
 
-fn connect(link: &Link, joined: &Joined) -> Result<Client, NodeError> {
+pub(super) fn connect(link: &Link, joined: &Joined) -> Result<Client, NodeError> {
     let files = &link.0.files;
     let missing = |what: &str| LinkError::Call(CallError::Setup(format!("{what} is missing")));
     let key = files.key().map_err(LinkError::from)?.ok_or_else(|| missing("key.pem"))?;
@@ -170,6 +175,10 @@ impl Link {
         let text = chain(error);
         {
             let mut state = self.state();
+            // It was left meanwhile.
+            if state.joined.is_none() {
+                return;
+            }
             if state.problem.as_ref() != Some(&text) {
                 tracing::warn!("{text} (hint: {})", error.hint());
             }
@@ -181,6 +190,7 @@ impl Link {
 
     /// The first of `RESERVED` numbers that no report ever had, after `seen`. Durable before any of them is used.
     fn reserve_reports(&self, seen: u64) -> Result<u64, NodeError> {
+        let _keeping = self.keep();
         let joined = {
             let mut state = self.state();
             let Some(joined) = &mut state.joined else { return Ok(seen + 1) };

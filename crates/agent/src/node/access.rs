@@ -108,7 +108,7 @@ impl KeyService for NotPlaced {
     async fn check(&self, _key: &KeyIdentifier) -> Vec<Finding> {
         vec![Finding {
             severity: Severity::Refuse,
-            about: About::Answer { operation: Operation::Describe, inner_code: None },
+            about: About::Answer { operation: Operation::Describe, inner_code: None, retry_after_s: None },
             class: Some(Class::Misconfigured),
             text: NOT_PLACED.to_owned(),
             hint: "add the node to a cluster of its project".to_owned(),

@@ -18,7 +18,10 @@ use keyward_model::{Class, Evidence, KeyIdentifier, Timestamp};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::engine::{Engine, EngineError, EngineProcess, EngineRecord, Exit, Launch};
+use crate::engine::{
+    Engine, EngineError, EngineProcess, EngineRecord, Exit, Launch, OperatorsProcess,
+    database::{Member, ReplicaSet},
+};
 
 /// Under which key something was wrapped, and what.
 type Wrapped = (KeyIdentifier, Vec<u8>);
@@ -129,6 +132,7 @@ impl KeyService for TableService {
                 about: About::Answer {
                     operation: Operation::Wrap,
                     inner_code: error.facts.inner_code.clone(),
+                    retry_after_s: error.facts.retry_after_s,
                 },
                 class: Some(error.class),
                 text: error.to_string(),
@@ -161,6 +165,100 @@ pub(crate) struct ThreadEngine {
     pub(crate) on_stop: Arc<Mutex<Option<OnStop>>>,
     /// What the encryptor got with its welcome: database keys and spares, `held`.
     pub(crate) welcomes: Arc<Mutex<Vec<(usize, bool)>>>,
+    /// The operator's own database on the data path, and the replica set that it is in.
+    pub(crate) operators: Arc<Operators>,
+}
+
+/// A process that an operator started, of a member of a replica set.
+#[derive(Default)]
+pub(crate) struct Operators {
+    /// Its data path; `None`: there is nothing of the kind.
+    pub(crate) data_path: Mutex<Option<PathBuf>>,
+    /// Its process id while it runs.
+    pub(crate) running: Mutex<Option<u32>>,
+    /// The set as the member itself sees it.
+    pub(crate) own_answer: Mutex<Option<ReplicaSet>>,
+    /// The set as its primary sees it.
+    pub(crate) primarys_answer: Mutex<Option<ReplicaSet>>,
+    /// What a service manager starts again when the process ends.
+    pub(crate) starts_again: Mutex<Option<u32>>,
+    /// How often it was asked to end, and to hand over.
+    pub(crate) stops: AtomicUsize,
+    pub(crate) step_downs: AtomicUsize,
+    /// The member's state once keyward runs it.
+    pub(crate) filled: Mutex<Option<String>>,
+    /// Starts of an engine while the data path held something that was not encrypted.
+    pub(crate) bad_starts: AtomicUsize,
+}
+
+/// What the operator's database wrote stands in every file of it.
+pub(crate) const PLAINTEXT: &str = "PLAINTEXT-MARKER";
+
+impl Operators {
+    /// Whether a file of the data path holds something that is not encrypted.
+    pub(crate) fn plaintext_in(path: &std::path::Path) -> bool {
+        let Ok(entries) = std::fs::read_dir(path) else { return false };
+        entries.flatten().any(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => Self::plaintext_in(&entry.path()),
+            _ => std::fs::read(entry.path()).is_ok_and(|bytes| bytes == PLAINTEXT.as_bytes()),
+        })
+    }
+}
+
+/// A whole replica set of three: `own` is asked, a secondary; m1 is primary.
+pub(crate) fn whole_set(asked: usize) -> ReplicaSet {
+    let member = |n: usize| Member {
+        address: format!("m{n}:1"),
+        own: n == asked,
+        healthy: true,
+        state: if n == 1 { "PRIMARY" } else { "SECONDARY" }.to_owned(),
+        votes: true,
+        written_ms: Some(1_000_000),
+    };
+    ReplicaSet { name: "rs".to_owned(), members: (0..3).map(member).collect() }
+}
+
+/// The operator's process seen through the trait.
+struct SeenOperators(Arc<Operators>, u32);
+
+fn no_answer() -> EngineError {
+    EngineError::Address("nobody answers".to_owned())
+}
+
+#[async_trait]
+impl OperatorsProcess for SeenOperators {
+    fn pid(&self) -> u32 {
+        self.1
+    }
+
+    async fn version(&self) -> Result<String, EngineError> {
+        Ok("7.0.0".to_owned())
+    }
+
+    async fn replica_state(&self) -> Option<String> {
+        let set = self.0.own_answer.lock().unwrap().clone()?;
+        set.members.into_iter().find(|member| member.own).map(|member| member.state)
+    }
+
+    async fn replica_set(&self) -> Result<ReplicaSet, EngineError> {
+        self.0.own_answer.lock().unwrap().clone().ok_or_else(no_answer)
+    }
+
+    async fn step_down(&self) -> Result<(), EngineError> {
+        self.0.step_downs.fetch_add(1, Ordering::SeqCst);
+        if let Some(set) = &mut *self.0.own_answer.lock().unwrap() {
+            for (n, member) in set.members.iter_mut().enumerate() {
+                member.state = if n == 1 { "PRIMARY" } else { "SECONDARY" }.to_owned();
+            }
+        }
+        Ok(())
+    }
+
+    async fn shut_down(&self, _patience: Duration) -> Result<(), EngineError> {
+        self.0.stops.fetch_add(1, Ordering::SeqCst);
+        *self.0.running.lock().unwrap() = *self.0.starts_again.lock().unwrap();
+        Ok(())
+    }
 }
 
 impl Default for ThreadEngine {
@@ -172,6 +270,7 @@ impl Default for ThreadEngine {
             running: Arc::default(),
             on_stop: Arc::default(),
             welcomes: Arc::default(),
+            operators: Arc::default(),
         }
     }
 }
@@ -180,6 +279,7 @@ pub(crate) struct Process {
     ended: watch::Sender<Option<Exit>>,
     on_stop: Arc<Mutex<Option<OnStop>>>,
     ours: bool,
+    operators: Arc<Operators>,
 }
 
 impl Process {
@@ -226,6 +326,10 @@ impl EngineProcess for Seen {
 
     async fn ping(&self) -> Result<String, EngineError> {
         Ok("1.0.1".to_owned())
+    }
+
+    async fn replica_state(&self) -> Option<String> {
+        self.0.operators.filled.lock().unwrap().clone()
     }
 }
 
@@ -274,17 +378,27 @@ impl Engine for ThreadEngine {
     }
 
     fn has_data(&self) -> Result<bool, EngineError> {
-        Ok(*self.has_data.lock().unwrap())
+        match &*self.operators.data_path.lock().unwrap() {
+            Some(data_path) => crate::engine::has_data(data_path),
+            None => Ok(*self.has_data.lock().unwrap()),
+        }
     }
 
     async fn spawn(&self, launch: &Launch) -> Result<Box<dyn EngineProcess>, EngineError> {
         self.starts.fetch_add(1, Ordering::Relaxed);
         *self.has_data.lock().unwrap() = true;
+        if let Some(data_path) = &*self.operators.data_path.lock().unwrap() {
+            if Operators::plaintext_in(data_path) {
+                self.operators.bad_starts.fetch_add(1, Ordering::SeqCst);
+            }
+            std::fs::write(data_path.join("WiredTiger"), "ciphertext").expect("the data path is there");
+        }
         let behaviour = *self.behaviour.lock().unwrap();
         let process = Arc::new(Process {
             ended: watch::Sender::new(None),
             on_stop: Arc::clone(&self.on_stop),
             ours: true,
+            operators: Arc::clone(&self.operators),
         });
         *self.running.lock().unwrap() = Some(Arc::clone(&process));
         if behaviour != Behaviour::Silent {
@@ -307,6 +421,21 @@ impl Engine for ThreadEngine {
     }
 
     async fn foreign(&self, _own: Option<u32>) -> Option<String> {
-        None
+        let running = *self.operators.running.lock().unwrap();
+        running.map(|pid| format!("process {pid} has the data path open"))
+    }
+
+    fn can_refill(&self) -> bool {
+        self.operators.data_path.lock().unwrap().is_some()
+    }
+
+    async fn operators(&self) -> Result<Option<Arc<dyn OperatorsProcess>>, EngineError> {
+        let running = *self.operators.running.lock().unwrap();
+        Ok(running.map(|pid| Arc::new(SeenOperators(Arc::clone(&self.operators), pid)) as _))
+    }
+
+    async fn ask_member(&self, address: &str) -> Result<ReplicaSet, EngineError> {
+        let answer = self.operators.primarys_answer.lock().unwrap().clone();
+        answer.filter(|_| address == "m1:1").ok_or_else(no_answer)
     }
 }

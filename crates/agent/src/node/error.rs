@@ -86,6 +86,12 @@ pub enum NodeError {
         /// How to ask it.
         hint: &'static str,
     },
+    /// What is on the data path is not encrypted.
+    #[error("the data in {} is not encrypted: its operator starts and stops it, keyward does not", .0.display())]
+    Unencrypted(std::path::PathBuf),
+    /// The member is not filled again yet.
+    #[error("the member cannot be filled again, encrypted")]
+    Resync(#[from] crate::resync::ResyncError),
     /// The node's link to its server.
     #[error("the link to the server could not be used")]
     Link(#[from] crate::link::LinkError),
@@ -124,6 +130,12 @@ impl NodeError {
                 "add the node to a cluster of its project; the server names the key".to_owned()
             }
             Self::ManagedByServer { hint, .. } => (*hint).to_owned(),
+            Self::Unencrypted(_) => {
+                "encrypt it: docs/guides/encrypt-an-existing-replica-set.md; until then use the unit \
+                                     that starts it"
+                    .to_owned()
+            }
+            Self::Resync(error) => error.hint(),
             Self::Link(error) => error.hint(),
             Self::ShuttingDown => "start the agent again and repeat".to_owned(),
             Self::TaskDied => "see the agent's log".to_owned(),
@@ -157,6 +169,8 @@ impl NodeError {
             Self::NewWayRefused { .. } => "CUSTOMER_KEY_UNSUITABLE",
             Self::NoCustomerKey => "NO_CUSTOMER_KEY",
             Self::ManagedByServer { .. } => "MANAGED_BY_SERVER",
+            Self::Unencrypted(_) => "NOT_ENCRYPTED",
+            Self::Resync(_) => "RESYNC",
             Self::Link(_) => "LINK",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::TaskDied => "INTERNAL",
@@ -186,6 +200,8 @@ impl NodeError {
             | Self::NewWayRefused { .. }
             | Self::NoCustomerKey
             | Self::ManagedByServer { .. }
+            | Self::Unencrypted(_)
+            | Self::Resync(_)
             | Self::Link(_)
             | Self::ShuttingDown
             | Self::TaskDied => None,

@@ -6,7 +6,10 @@ use keyward_model::{Class, NodeState, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeHandle, chain, in_use};
-use crate::wrap;
+use crate::{
+    keystore::{Found, KeystoreFileError},
+    wrap,
+};
 
 /// Probes until `shutdown`.
 pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
@@ -26,6 +29,7 @@ pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
 
 async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
     ping(node).await;
+    watch_over_keystore(node).await;
     // Asking for the master key is a probe of its own.
     if node.shared().unlocking || node.shared().state == NodeState::WaitingForCustomerKey {
         return;
@@ -40,6 +44,26 @@ async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
     }
 }
 
+/// The keystore on disk is looked at as often as the customer key: somebody may have removed or changed it.
+async fn watch_over_keystore(node: &NodeHandle) {
+    let path = node.keyring().path();
+    let told = match node.with_keyring(|keyring| keyring.watch_over()).await {
+        Ok(None | Some(Found::AsWritten)) => None,
+        Ok(Some(Found::PutBack)) => {
+            let text = "was gone and has been put back from memory: find out who removed it";
+            // Told until the next start.
+            node.set_note("keystore gone", Some(format!("the keystore {} {text}", path.display())));
+            None
+        }
+        Ok(Some(Found::Changed)) => {
+            let error = KeystoreFileError::Changed(path);
+            Some(format!("{error}: {}", error.hint()))
+        }
+        Err(error) => Some(chain(&error)),
+    };
+    node.set_note("keystore", told);
+}
+
 /// Closer together while refusals add up, so that the window is not overshot by a whole interval.
 fn interval(node: &NodeHandle) -> Duration {
     let verdict = node.config().verdict;
@@ -51,7 +75,8 @@ fn interval(node: &NodeHandle) -> Duration {
         return verdict.probe_interval;
     }
     let steps = u64::from(policy.refusals.saturating_sub(1).max(1));
-    let step = Duration::from_millis(policy.strong_window_ms / steps);
+    // Well within the gap: a probe takes its time, and refusals further apart than that never add up.
+    let step = Duration::from_millis((policy.strong_window_ms / steps).min(policy.gap_ms / 2));
     verdict.probe_interval.min(step).max(Duration::from_secs(1))
 }
 

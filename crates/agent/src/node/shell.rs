@@ -34,6 +34,7 @@ impl Shell {
         let never_had_one = node.0.memory.claim()?.is_none_or(|claim| claim.seen_generation == 0);
         let waits_for_restore = config.initial == Initial::Restore && never_had_one;
         let (wanted, reason) = match node.0.memory.wanted()? {
+            _ if node.refuse_unencrypted().is_err() => (Wanted::Stopped, "its data is not encrypted"),
             Some(wanted) => (wanted, "the operator stopped it"),
             None if waits_for_restore => (Wanted::Stopped, "waiting for `keyward node restore`"),
             None if config.initial == Initial::Server && never_had_one => {
@@ -56,6 +57,7 @@ impl Shell {
         let first = self.find_engine().await;
         self.take_in(first);
         let probing = tokio::spawn(super::probing::run(self.node.clone(), shutdown.clone()));
+        let looking = tokio::spawn(super::adoption::run(self.node.clone(), shutdown.clone()));
         loop {
             let tick = self.until_tick();
             tokio::select! {
@@ -72,6 +74,7 @@ impl Shell {
         }
         self.posted.close();
         let _ = probing.await;
+        let _ = looking.await;
         self.node.0.keyring.wipe();
     }
 
@@ -118,17 +121,18 @@ impl Shell {
         Self::sleep_ms(self.lifecycle.next_tick_ms().map(|at| at.saturating_sub(now)))
     }
 
-    fn take_in(&mut self, event: Event) {
+    pub(super) fn take_in(&mut self, event: Event) {
         let now = self.node.0.clock.boot_ms();
+        let was_revoked = self.lifecycle.revoked().is_some();
         let effects = self.lifecycle.on(event, now);
-        self.publish();
+        self.publish(was_revoked);
         for effect in effects {
             self.obey(effect);
         }
         self.node.touch();
     }
 
-    fn publish(&self) {
+    fn publish(&self, was_revoked: bool) {
         let state = self.lifecycle.state();
         let reason = self.lifecycle.reason();
         let mut shared = self.node.shared();
@@ -144,25 +148,30 @@ impl Shell {
         shared.engine_gone = matches!(self.lifecycle.engine(), EnginePhase::Down) && shared.process.is_none();
         shared.engine_up = matches!(self.lifecycle.engine(), EnginePhase::Up { .. });
         shared.unlocking = matches!(self.lifecycle.keys(), Keys::Unlocking { .. });
-        let remember = match self.lifecycle.revoked() {
-            Some(class) => {
-                shared.revoked.cancel();
-                let new = shared.judged.judgement.verdict != Verdict::Revoked;
-                // Refused at start: one refusal was enough.
-                shared.judged.judgement.verdict = Verdict::Revoked;
+        // Only where it changes here: between two changes the judgement may be ahead of what was taken in.
+        let judgement = &mut shared.judged.judgement;
+        let changed = match (was_revoked, self.lifecycle.revoked()) {
+            // Refused at start: one refusal was enough.
+            (false, Some(class)) => {
+                let known = judgement.verdict == Verdict::Revoked;
+                judgement.verdict = Verdict::Revoked;
                 shared.judged.refusal.get_or_insert(class);
-                new.then(|| shared.judged.clone())
+                !known
             }
-            None => {
-                if shared.revoked.is_cancelled() {
-                    shared.revoked = CancellationToken::new();
-                }
-                None
+            (true, None) if judgement.verdict == Verdict::Revoked => {
+                judgement.verdict = Verdict::Unavailable;
+                true
             }
+            (true, _) | (false, None) => false,
         };
+        match self.lifecycle.revoked() {
+            Some(_) => shared.revoked.cancel(),
+            None if shared.revoked.is_cancelled() => shared.revoked = CancellationToken::new(),
+            None => {}
+        }
         drop(shared);
-        if let Some(judged) = remember {
-            self.node.remember_judged(&judged);
+        if changed {
+            self.node.remember_judged();
         }
     }
 
@@ -203,6 +212,7 @@ impl Shell {
 
 async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure> {
     let again = |text: String| SpawnFailure { text, again: true };
+    node.refuse_unencrypted().map_err(|error| SpawnFailure { text: told(&error), again: false })?;
     let refusals: Vec<String> = preflight::at_start(node.config())
         .into_iter()
         .filter(|finding| finding.refuse)
@@ -228,6 +238,7 @@ async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure
         .map_err(|error| again(format!("{} (hint: {})", chain(&error), error.hint())))?;
     let process: Arc<dyn EngineProcess> = Arc::from(process);
     node.set_note("stop", None);
+    node.set_note("keystore gone", None);
     remember(node, &process, false);
     Ok(process)
 }
@@ -256,7 +267,10 @@ fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
     tokio::spawn(async move {
         let exit = process.wait().await;
         tracing::info!(clean = exit.clean, "the engine ended: {}", exit.text);
-        node.shared().process = None;
+        {
+            let mut shared = node.shared();
+            (shared.process, shared.replica_state) = (None, None);
+        }
         forget(&node);
         node.post(Event::EngineEnded { text: exit.text });
     });

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use keyward_model::{Class, NodeState, NodeStatus, Verdict};
+use keyward_model::{
+    Class, Judgement, KeyIdentifier, NodeState, NodeStatus, Timestamp, Verdict, lifecycle::Event,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +17,10 @@ use super::{
     NodeHandle, Parts,
     doubles::{Behaviour, TableService, ThreadEngine},
 };
-use crate::{admin::progress::Progress, clock::Clock, config::Config, disk::HostDisk, keysock, operations};
+use crate::{
+    admin::progress::Progress, clock::Clock, config::Config, disk::HostDisk, keysock, memory::Judged,
+    operations, snapshot,
+};
 
 struct World {
     dir: tempfile::TempDir,
@@ -157,6 +162,218 @@ async fn the_engine_is_stopped_while_its_keys_are_still_in_memory() {
     agent.end().await;
 }
 
+/// The key answers again, and something else is taken in before that is: else the next outage would be taken for the
+/// revocation that is over.
+#[tokio::test]
+async fn a_success_is_not_undone_by_what_is_taken_in_before_it() {
+    let world = World::new();
+    let key: KeyIdentifier = world.config().customer_key.key_identifier.unwrap();
+    let seen = |class| keyward_kms::Facts::default().into_evidence(class, &key, Timestamp::from_epoch_ms(0));
+    let (node, mut shell) = NodeHandle::open(world.config(), world.parts()).unwrap();
+    shell.take_in(Event::Judged { revoked: Some(Class::KeyDisabled), answers: false });
+    assert_eq!(node.status().verdict, Verdict::Revoked);
+    node.note_evidence(seen(Class::Success));
+    shell.take_in(Event::Tick);
+    assert_eq!(node.status().verdict, Verdict::Valid);
+    shell.take_in(Event::Judged { revoked: None, answers: true });
+    node.note_evidence(seen(Class::TimedOut));
+    assert_eq!(node.status().verdict, Verdict::Unavailable);
+    assert!(!node.revoked().is_cancelled());
+}
+
+/// The engine runs on its keys, and nobody else has them.
+#[tokio::test]
+async fn a_keystore_that_is_removed_under_a_running_node_comes_back_and_is_told() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    let path = world.dir.path().join("db/.keyward/keystore.json");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    agent.until("told", |s| s.warnings.iter().any(|w| w.contains("has been put back"))).await;
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    std::fs::write(&path, "other").unwrap();
+    agent.until("told", |s| s.warnings.iter().any(|w| w.contains("move the file away"))).await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"other");
+    assert_eq!(agent.node.status().state, NodeState::Running);
+    agent.end().await;
+}
+
+/// A gap that a project set shorter than the pause between two probes must not keep refusals from adding up.
+#[tokio::test]
+async fn a_short_gap_between_refusals_is_probed_within() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.policy.refusals = 2;
+    config.verdict.policy.strong_window_ms = 1_500;
+    config.verdict.policy.gap_ms = 1_400;
+    config.verdict.probe_interval = Duration::from_secs(2);
+    let agent = world.agent_with(config);
+    agent.until_state(NodeState::Running).await;
+    world.service.set(Some(Class::KeyDisabled));
+    agent.until_state(NodeState::StoppedRevoked).await;
+    agent.end().await;
+}
+
+/// A probe of the old key that was on its way while the master key moved to another one.
+#[tokio::test]
+async fn a_refusal_of_a_key_that_the_node_has_left_does_not_count() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.policy.refusals = 1;
+    config.verdict.policy.strong_window_ms = 0;
+    config.verdict.probe_interval = Duration::from_secs(600);
+    let agent = world.agent_with(config.clone());
+    agent.until_state(NodeState::Running).await;
+    let old = config.customer_key.key_identifier.unwrap();
+    let new = "https://w.vault.azure.net/keys/k/22222222222222222222222222222222".parse().unwrap();
+    operations::rewrap(&agent.node, &new, &Progress::silent()).await.unwrap();
+    let refusal = |key| {
+        let at = Timestamp::from_epoch_ms(0);
+        keyward_kms::Facts::default().into_evidence(Class::KeyDisabled, key, at)
+    };
+    agent.node.note_evidence(refusal(&old));
+    let status = agent.node.status();
+    assert_eq!((status.verdict, status.evidence[0].class), (Verdict::Valid, Class::KeyDisabled), "shown");
+    assert_eq!(status.state, NodeState::Running);
+    // The control: of the key in use it does.
+    agent.node.note_evidence(refusal(&new));
+    agent.until_state(NodeState::StoppedRevoked).await;
+    agent.end().await;
+}
+
+/// Refusals of the old key must not be added to those that the new one meets later.
+#[tokio::test]
+async fn a_rewrap_is_a_success_of_the_new_key() {
+    let world = World::new();
+    let mut config = world.config();
+    config.verdict.probe_interval = Duration::from_secs(600);
+    let agent = world.agent_with(config.clone());
+    agent.until_state(NodeState::Running).await;
+    let old = config.customer_key.key_identifier.unwrap();
+    let at = Timestamp::from_epoch_ms(0);
+    agent.node.note_evidence(keyward_kms::Facts::default().into_evidence(Class::DeniedByRbac, &old, at));
+    assert!(agent.node.shared().judged.judgement.refusals.is_some());
+    let new = "https://w.vault.azure.net/keys/k/22222222222222222222222222222222".parse().unwrap();
+    operations::rewrap(&agent.node, &new, &Progress::silent()).await.unwrap();
+    assert_eq!(
+        agent.node.shared().judged,
+        Judged { judgement: Judgement { verdict: Verdict::Valid, refusals: None }, refusal: None }
+    );
+    agent.end().await;
+}
+
+/// The data path of another node under the same vault, with two files; gives its URL.
+async fn copied_data_path(world: &World) -> (World, url::Url) {
+    let other = World { service: Arc::clone(&world.service), ..World::new() };
+    let agent = other.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.node.stop().await.unwrap();
+    agent.end().await;
+    let db = other.dir.path().join("db");
+    std::fs::create_dir(db.join("alpha")).unwrap();
+    std::fs::write(db.join("alpha/c.wt"), "one").unwrap();
+    std::fs::write(db.join("x.wt"), "two").unwrap();
+    (other, url::Url::from_file_path(db).unwrap())
+}
+
+impl World {
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn ids(&self) -> Vec<keyward_keys::KeyId> {
+        self.stored().entries().iter().map(|entry| entry.id).collect()
+    }
+
+    fn in_data_path(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("db")).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_was_cut_off_starts_nothing_and_can_be_repeated() {
+    let world = World::new();
+    let (other, from) = copied_data_path(&world).await;
+    // A node that has a keystore of its own already, and whose data was moved away.
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+    world.engine.crash();
+    let own = world.ids();
+
+    // As a kill in the middle leaves it.
+    std::fs::write(world.path("db/x.wt"), "two").unwrap();
+    std::fs::write(world.path("state/restoring.json"), r#"["alpha", "x.wt"]"#).unwrap();
+    let starts = world.engine.starts.load(Ordering::SeqCst);
+    let agent = world.agent();
+    let status = agent.until_state(NodeState::Failed).await;
+    assert!(status.reason.contains("was cut off") && status.reason.contains("repeat"), "{}", status.reason);
+    assert!(agent.node.start().await.is_err());
+    assert_eq!(world.engine.starts.load(Ordering::SeqCst), starts, "nothing is started on half of the files");
+
+    // Repeated while the vault is down it removes what was left, and nothing else; the node is what it was before.
+    std::fs::write(world.path("db/.keyward/kept"), "1").unwrap();
+    world.service.set(Some(Class::TimedOut));
+    assert!(snapshot::restore(&agent.node, &from, &Progress::silent()).await.is_err());
+    assert_eq!(world.in_data_path(), [".keyward"]);
+    assert!(world.path("db/.keyward/kept").exists() && !world.path("state/restoring.json").exists());
+    world.service.set(None);
+    agent.node.start().await.unwrap();
+    assert_eq!(world.ids(), own);
+
+    snapshot::restore(&agent.node, &from, &Progress::silent()).await.unwrap();
+    agent.until_state(NodeState::Running).await;
+    assert_eq!(world.in_data_path(), [".keyward", "alpha", "x.wt"]);
+    assert_eq!(std::fs::read(world.path("db/alpha/c.wt")).unwrap(), b"one");
+    assert_eq!(world.ids(), other.ids());
+    assert!(!world.path("state/restoring.json").exists());
+    // The keys of the node that was here are kept: its data may lie elsewhere.
+    let kept = std::fs::read(world.path("db/.keyward/keystore.replaced-1")).unwrap();
+    let kept = keyward_keys::keystore::SealedKeystore::parse(&kept).unwrap();
+    assert_eq!(kept.entries().iter().map(|entry| entry.id).collect::<Vec<_>>(), own);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_restore_that_fails_at_its_last_step_leaves_everything_as_it_was() {
+    let world = World::new();
+    let (_other, from) = copied_data_path(&world).await;
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    let own = std::fs::read(world.path("db/.keyward/keystore.json")).unwrap();
+    let claim = std::fs::read(world.path("state/node.json")).unwrap();
+    // The keystore that is there cannot be kept under this name.
+    std::fs::create_dir(world.path("db/.keyward/keystore.replaced-1")).unwrap();
+    let error = snapshot::restore(&agent.node, &from, &Progress::silent()).await.unwrap_err();
+    assert!(crate::node::chain(&error).contains("keystore"), "{error:?}");
+    assert_eq!(world.in_data_path(), [".keyward"]);
+    assert_eq!(std::fs::read(world.path("db/.keyward/keystore.json")).unwrap(), own);
+    assert_eq!(std::fs::read(world.path("state/node.json")).unwrap(), claim);
+    assert!(!world.path("state/restoring.json").exists());
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+}
+
+/// A command that is refused must not cost the clients their database for a moment.
+#[tokio::test]
+async fn a_restore_over_data_is_refused_without_stopping_the_engine() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    std::fs::write(world.path("db/x.wt"), "data").unwrap();
+    *world.engine.on_stop.lock().unwrap() = Some(Box::new(|| panic!("the engine was stopped")));
+    let from = url::Url::from_file_path(world.path("elsewhere")).unwrap();
+    let error = snapshot::restore(&agent.node, &from, &Progress::silent()).await.unwrap_err();
+    assert!(matches!(error, snapshot::SnapshotError::DataPathNotEmpty { .. }), "{error:?}");
+    assert_eq!(world.engine.starts.load(Ordering::SeqCst), 1);
+    *world.engine.on_stop.lock().unwrap() = None;
+    agent.end().await;
+}
+
 /// What the watchdog is fed for.
 #[tokio::test]
 async fn a_task_that_does_not_decide_is_noticed() {
@@ -277,6 +494,27 @@ async fn a_hold_stops_the_engine_and_lets_it_come_back_without_the_vault() {
     assert!(agent.node.hold("another").await.is_err(), "one at a time");
     world.service.set(Some(Class::TimedOut));
     drop(hold);
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+}
+
+/// A vault that is down stops nothing, and neither does a snapshot during that.
+#[tokio::test]
+async fn an_engine_that_could_not_come_back_is_not_held() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.end().await;
+    world.service.set(Some(Class::TimedOut));
+    let agent = world.agent();
+    agent.until("asked in vain", |s| !s.evidence.is_empty()).await;
+    let error = agent.node.hold("a snapshot copies the files").await.err().expect("the keys are not there");
+    assert_eq!((error.code(), error.exit()), ("MASTER_KEY_NOT_HELD", 4));
+    let status = agent.node.status();
+    assert!(status.engine.is_some() && status.state == NodeState::Running);
+    world.service.set(None);
+    agent.until("held", |s| s.master_key_held).await;
+    drop(agent.node.hold("a snapshot copies the files").await.unwrap());
     agent.until_state(NodeState::Running).await;
     agent.end().await;
 }

@@ -9,9 +9,13 @@ use crate::{config::Initial, wrap};
 /// Has the customer key unwrap the master key and verifies the keystore with it. Exactly one unwrap, except for a
 /// new node.
 pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
-    let outcome = match load(node).await {
-        Ok(None) => open(node).await,
-        Ok(Some(node_id)) => create(node, node_id).await,
+    let outcome = match node.refuse_unencrypted() {
+        Ok(()) => match load(node).await {
+            Ok(Loaded::Keystore) => open(node).await,
+            Ok(Loaded::New(node_id)) => create(node, node_id).await,
+            Ok(Loaded::Unencrypted(_)) => Err(NodeError::Unencrypted(node.config().data_path.clone())),
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     outcome.map_err(|error| {
@@ -24,12 +28,40 @@ pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
     })
 }
 
-/// The id of a node that has no keystore yet; `None` when the keystore was loaded.
-pub(super) async fn load(node: &NodeHandle) -> Result<Option<NodeId>, NodeError> {
+/// What there is.
+pub(super) enum Loaded {
+    /// The keystore, loaded.
+    Keystore,
+    /// Nothing: a new node, of this id.
+    New(NodeId),
+    /// Data without a keystore, on a node that never had one and waits for its server: it is not encrypted.
+    Unencrypted(NodeId),
+}
+
+/// Looks for the keystore.
+pub(super) async fn load(node: &NodeHandle) -> Result<Loaded, NodeError> {
     let engine = node.0.engine.clone();
     let has_data = tokio::task::spawn_blocking(move || engine.has_data()).await;
     let has_data = has_data.map_err(|_| NodeError::TaskDied)??;
-    node.with_keyring(move |keyring| keyring.load(has_data)).await
+    let may_adopt = has_data && node.config().initial == Initial::Server && node.0.engine.can_refill();
+    node.with_keyring(move |keyring| {
+        let adopted = may_adopt && keyring.never_had_one()?;
+        Ok::<_, crate::keyring::KeyringError>(match keyring.load(has_data && !adopted)? {
+            None => Loaded::Keystore,
+            Some(node_id) if adopted => Loaded::Unencrypted(node_id),
+            Some(node_id) => Loaded::New(node_id),
+        })
+    })
+    .await
+}
+
+/// Makes the keystore of a node whose unencrypted data is to be deleted; nothing to do where it is there.
+pub(super) async fn create_beside_data(node: &NodeHandle) -> Result<(), NodeError> {
+    match load(node).await? {
+        Loaded::Keystore => Ok(()),
+        Loaded::Unencrypted(node_id) => create(node, node_id).await,
+        Loaded::New(_) => Err(NodeError::NoKeystore),
+    }
 }
 
 async fn open(node: &NodeHandle) -> Result<(), NodeError> {
@@ -95,6 +127,8 @@ fn failure(error: &NodeError) -> UnlockFailure {
         | NodeError::NewWayRefused { .. }
         | NodeError::Settings(_)
         | NodeError::ManagedByServer { .. }
+        | NodeError::Unencrypted(_)
+        | NodeError::Resync(_)
         | NodeError::Link(_)
         | NodeError::ShuttingDown
         | NodeError::TaskDied => UnlockFailure::Broken(told()),

@@ -45,7 +45,7 @@ pub struct Taken {
 ///
 /// # Errors
 /// Something is there already; a file or the store fails; the customer key is revoked meanwhile. After any error
-/// what was written is removed.
+/// what it wrote is removed.
 pub async fn create(node: &NodeHandle, to: &Url, progress: &Progress) -> Result<Taken, SnapshotError> {
     let cancelled = node.revoked();
     if cancelled.is_cancelled() || node.status().verdict == Verdict::Revoked {
@@ -60,7 +60,7 @@ pub async fn create(node: &NodeHandle, to: &Url, progress: &Progress) -> Result<
         Err(error) => Err(error),
     };
     if taken.is_err()
-        && let Err(error) = store.remove_all().await
+        && let Err(error) = store.remove_written().await
     {
         tracing::error!(
             "what an aborted snapshot left at {} could not be removed: {}",

@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write as _},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::fs::ioctl_ficlone;
@@ -41,7 +41,10 @@ pub(super) enum Copying {
 pub(super) fn can_reflink(from: &Path, to: &Path) -> bool {
     let source = from.join(format!(".keyward-reflink-{}", std::process::id()));
     let target = to.join(".reflink");
-    let tried = fs::write(&source, [0; 4096]).and_then(|()| copy_one(&source, &target, Copying::Reflink));
+    // Never through a name that stands there already: the folder is the engine's, and the link may lead anywhere.
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&source);
+    let Ok(mut made) = made else { return false };
+    let tried = made.write_all(&[0; 4096]).and_then(|()| copy_one(&source, &target, Copying::Reflink));
     // Ours, and of no use any more.
     let _ = fs::remove_file(&source);
     let _ = fs::remove_file(&target);
@@ -87,6 +90,27 @@ pub(super) fn make_folder(folder: &Path) -> Result<(), SnapshotError> {
         .mode(0o700)
         .create(folder)
         .map_err(|source| SnapshotError::File { path: folder.to_owned(), source })
+}
+
+/// Removes `names` right below `root`, whichever of them are there, for good.
+pub(super) fn remove(root: &Path, names: &[String]) -> Result<(), SnapshotError> {
+    for name in names {
+        let path = root.join(name);
+        let failed = |source| SnapshotError::File { path: path.clone(), source };
+        let plain = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+        if !plain || name == ".keyward" {
+            return Err(failed(io::ErrorKind::InvalidFilename.into()));
+        }
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(failed)?;
+    }
+    let failed = |source| SnapshotError::File { path: root.to_owned(), source };
+    File::open(root).and_then(|f| f.sync_all()).map_err(failed)
 }
 
 /// Unpacks SecantusDB's backup into `to`: only plain files that belong into a snapshot. Gives what was left out.
@@ -167,8 +191,6 @@ pub(super) fn sync_folders(folder: &Path) -> Result<(), SnapshotError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     fn archive(path: &Path, entries: &[(&str, &[u8], tar::EntryType)]) {
@@ -245,6 +267,36 @@ mod tests {
         copy(&db, &to, &files, Copying::ReflinkOrBytes, &|_| {}).unwrap();
         assert_eq!(list(&to).unwrap(), files);
         assert_eq!(fs::read(to.join("journal/WiredTigerLog.0000000001")).unwrap(), b"two");
+    }
+
+    #[test]
+    fn trying_a_reflink_follows_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, to) = (dir.path().join("db"), dir.path().join("to"));
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        fs::create_dir(&db).unwrap();
+        fs::create_dir(&to).unwrap();
+        let trap = db.join(format!(".keyward-reflink-{}", std::process::id()));
+        std::os::unix::fs::symlink(&precious, trap).unwrap();
+        assert!(!can_reflink(&db, &to));
+        assert_eq!(fs::read(&precious).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn only_names_right_below_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("db/alpha")).unwrap();
+        for name in ["outside", "db/alpha/c.wt", "db/x.wt", "db/kept.wt"] {
+            fs::write(dir.path().join(name), "1").unwrap();
+        }
+        let db = dir.path().join("db");
+        remove(&db, &["alpha".to_owned(), "x.wt".to_owned(), "never-came".to_owned()]).unwrap();
+        assert_eq!(list(&db).unwrap(), [Path::new("kept.wt")]);
+        for bad in ["../outside", "", "/etc", "a/b", "..", ".keyward"] {
+            assert!(remove(&db, &[bad.to_owned()]).is_err(), "{bad}");
+        }
+        assert!(dir.path().join("outside").exists());
     }
 
     #[test]

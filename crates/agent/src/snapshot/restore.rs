@@ -1,8 +1,8 @@
 //! Restoring a snapshot, or a copied data path, into this node's empty data path.
 //!
 //! The customer key is asked before a byte is copied; files are checked before they reach the data path; the node's
-//! own keystore comes last. A kill in between leaves either nothing, or data without a keystore, which no agent
-//! starts on.
+//! own keystore comes last. What goes into the data path is remembered in `state_dir` first: after a kill in between no
+//! agent starts on it, and a repeated restore begins by removing exactly that.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use super::{
     manifest::{self, Manifest},
     store::{Store, folder_of},
 };
-use crate::{admin::progress::Progress, engine, node::NodeHandle};
+use crate::{admin::progress::Progress, disk::HostDisk, engine, node::NodeHandle};
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +48,18 @@ pub struct Restored {
 /// 3) or unavailable (4). After an error the data path is as it was.
 pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Result<Restored, SnapshotError> {
     let config = node.config();
-    let hold = node.hold("a restore puts the files in place").await?;
-    if engine::has_data(&config.data_path).map_err(SnapshotError::Engine)? {
-        return Err(SnapshotError::DataPathNotEmpty { path: config.data_path.clone() });
+    let cut_off = node.restoring()?;
+    if cut_off.is_none() {
+        // Before the engine is stopped for it.
+        refuse_data(&config.data_path)?;
     }
+    let hold = node.hold("a restore puts the files in place").await?;
+    if let Some(names) = cut_off {
+        let data_path = config.data_path.clone();
+        blocking(move || files::remove(&data_path, &names)).await?;
+        node.set_restoring(None)?;
+    }
+    refuse_data(&config.data_path)?;
     let source = Source::open(from, config.snapshot_credentials_file.as_deref()).await?;
     if let Some(kind) = source.engine_kind()
         && kind != config.engine.kind.as_str()
@@ -61,10 +69,12 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
             here: config.engine.kind.as_str().to_owned(),
         });
     }
-    progress.report("ask the customer key", 0, 1, "steps");
+    progress.report("ask the customer key", 0, 2, "steps");
     let sealed = SealedKeystore::parse(&source.keystore).map_err(SnapshotError::Keystore)?;
     let (from_node, from_master_key) = (sealed.node_id().to_string(), sealed.master_key_id().to_string());
     let opened = node.unlock_foreign(sealed).await?;
+    progress.report("make this node's own master key", 1, 2, "steps");
+    let prepared = node.prepare_restored(opened).await?;
 
     let staging = Staging::make(config.keyward_dir().join("restore"))?;
     check_space(&config.data_path, source.bytes())?;
@@ -87,10 +97,38 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
             .transpose()
             .map_err(SnapshotError::Engine)?,
     };
-    blocking(move || place.all()).await?;
-    progress.report("make this node's own master key", 0, 1, "steps");
-    node.install_restored(opened, &hold).await?;
+    let names = place.names()?;
+    let journal = config.keyward_dir().join(ASSIGNMENTS);
+    let journal_before = fs::read(&journal).ok();
+    node.set_restoring(Some(&names))?;
+    let placed = match blocking(move || place.all()).await {
+        Ok(()) => node.install_restored(prepared, &hold).await.map_err(SnapshotError::Node),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = placed {
+        let data_path = config.data_path.clone();
+        blocking(move || {
+            files::remove(&data_path, &names)?;
+            let put_back = match journal_before {
+                Some(bytes) => fs::write(&journal, bytes),
+                None => crate::disk::remove_if_there(&HostDisk, &journal),
+            };
+            put_back.map_err(|source| SnapshotError::File { path: journal, source })
+        })
+        .await?;
+        node.set_restoring(None)?;
+        return Err(error);
+    }
+    node.set_restoring(None)?;
+    node.start_restored(&hold).await?;
     Ok(Restored { from: source.shown, from_node, from_master_key, files, bytes })
+}
+
+fn refuse_data(data_path: &Path) -> Result<(), SnapshotError> {
+    match engine::has_data(data_path).map_err(SnapshotError::Engine)? {
+        true => Err(SnapshotError::DataPathNotEmpty { path: data_path.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// Where the files come from.
@@ -227,6 +265,18 @@ struct Place {
 }
 
 impl Place {
+    /// What of the staging folder goes into the data path.
+    fn names(&self) -> Result<Vec<String>, SnapshotError> {
+        let failed = |source| SnapshotError::File { path: self.staging.path().to_owned(), source };
+        fs::read_dir(self.staging.path())
+            .map_err(failed)?
+            .map(|entry| {
+                let name = entry.map_err(failed)?.file_name();
+                name.into_string().map_err(|_| failed(io::ErrorKind::InvalidFilename.into()))
+            })
+            .collect()
+    }
+
     fn all(&self) -> Result<(), SnapshotError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -240,27 +290,10 @@ impl Place {
                 .map_err(failed(&self.data_path))?;
         }
         files::sync_folders(self.staging.path())?;
-        let mut placed: Vec<PathBuf> = Vec::new();
-        let moved = self.move_in(&mut placed);
-        if moved.is_err() {
-            for path in placed {
-                // Only what this restore put there a moment ago.
-                let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            }
-        }
-        moved
-    }
-
-    fn move_in(&self, placed: &mut Vec<PathBuf>) -> Result<(), SnapshotError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SnapshotError::File { path, source }
-        };
         for entry in fs::read_dir(self.staging.path()).map_err(failed(self.staging.path()))? {
             let entry = entry.map_err(failed(self.staging.path()))?;
             let target = self.data_path.join(entry.file_name());
             fs::rename(entry.path(), &target).map_err(failed(&target))?;
-            placed.push(target);
         }
         let journal = self.keyward_dir.join(ASSIGNMENTS);
         match &self.assignments {
@@ -271,11 +304,7 @@ impl Place {
                 }
                 fs::File::open(&journal).and_then(|f| f.sync_all()).map_err(failed(&journal))?;
             }
-            None => match fs::remove_file(&journal) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(&journal)(error)),
-            },
+            None => crate::disk::remove_if_there(&HostDisk, &journal).map_err(failed(&journal))?,
         }
         for folder in [&self.keyward_dir, &self.data_path] {
             fs::File::open(folder).and_then(|f| f.sync_all()).map_err(failed(folder))?;

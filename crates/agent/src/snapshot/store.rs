@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -28,6 +28,8 @@ pub(super) struct Store {
     prefix: ObjectPath,
     /// As the operator wrote it, without credentials.
     shown: String,
+    /// What was begun to be written: what an abort removes, and nothing that somebody else put there meanwhile.
+    written: Arc<Mutex<Vec<ObjectPath>>>,
 }
 
 /// How much is read at a time.
@@ -43,11 +45,15 @@ impl Store {
         if scheme == ObjectStoreScheme::Local {
             // Written through to the disk, and no empty folders left behind by an aborted snapshot.
             let store = LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true);
-            return Ok(Self { store: Arc::new(store), prefix: ObjectPath::from(path.as_ref()), shown });
+            return Ok(Self::of(Arc::new(store), ObjectPath::from(path.as_ref()), shown));
         }
         let options = credentials.map(read_options).transpose()?.unwrap_or_default();
         let (store, prefix) = parse_url_opts(url, options).map_err(failed)?;
-        Ok(Self { store: Arc::from(store), prefix, shown })
+        Ok(Self::of(Arc::from(store), prefix, shown))
+    }
+
+    fn of(store: Arc<dyn ObjectStore>, prefix: ObjectPath, shown: String) -> Self {
+        Self { store, prefix, shown, written: Arc::default() }
     }
 
     /// As the operator named it, without credentials.
@@ -63,7 +69,7 @@ impl Store {
 
     /// Writes a small object.
     pub(super) async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<(), SnapshotError> {
-        self.store.put(&self.object(name), bytes.into()).await.map_err(|e| self.failed(e))?;
+        self.store.put(&self.begin(name), bytes.into()).await.map_err(|e| self.failed(e))?;
         Ok(())
     }
 
@@ -77,7 +83,7 @@ impl Store {
     ) -> Result<FileEntry, SnapshotError> {
         let unreadable = |source| SnapshotError::File { path: file.to_owned(), source };
         let mut from = tokio::fs::File::open(file).await.map_err(unreadable)?;
-        let mut to = BufWriter::new(Arc::clone(&self.store), self.object(name));
+        let mut to = BufWriter::new(Arc::clone(&self.store), self.begin(name));
         let mut hash = Context::new(&SHA256);
         let mut size = 0;
         let mut chunk = vec![0; CHUNK];
@@ -148,14 +154,23 @@ impl Store {
         Ok(())
     }
 
-    /// Removes everything there: after an abort nothing may look like a snapshot.
-    pub(super) async fn remove_all(&self) -> Result<(), SnapshotError> {
-        let listing: Vec<_> =
-            self.store.list(Some(&self.prefix)).try_collect().await.map_err(|e| self.failed(e))?;
-        for object in listing {
-            self.store.delete(&object.location).await.map_err(|e| self.failed(e))?;
+    /// Removes what was written here: after an abort nothing of it may look like a snapshot.
+    pub(super) async fn remove_written(&self) -> Result<(), SnapshotError> {
+        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        for object in written {
+            match self.store.delete(&object).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed(error)),
+            }
         }
         Ok(())
+    }
+
+    /// The object of that name, which is written from now on.
+    fn begin(&self, name: &str) -> ObjectPath {
+        let object = self.object(name);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push(object.clone());
+        object
     }
 
     fn object(&self, name: &str) -> ObjectPath {
@@ -198,7 +213,7 @@ impl Store {
     /// In memory.
     pub(super) fn for_test() -> Self {
         let store = Arc::new(object_store::memory::InMemory::new());
-        Self { store, prefix: ObjectPath::from("snapshots/one"), shown: "memory:///snapshots/one".into() }
+        Self::of(store, ObjectPath::from("snapshots/one"), "memory:///snapshots/one".into())
     }
 
     /// Names of everything there.
@@ -274,6 +289,20 @@ mod tests {
             .await;
         assert!(matches!(result, Err(SnapshotError::Revoked)));
         assert!(store.is_empty().await.unwrap(), "{:?}", store.names().await);
+    }
+
+    /// Two nodes that were given the same place by mistake: the one that fails leaves the other's snapshot alone.
+    #[tokio::test]
+    async fn an_abort_removes_only_what_it_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_test();
+        let other = Store::of(Arc::clone(&store.store), store.prefix.clone(), store.shown.clone());
+        other.put("manifest.json", b"{}".to_vec()).await.unwrap();
+        stored(&store, dir.path(), b"content").await;
+        store.put("keystore.json", b"{}".to_vec()).await.unwrap();
+        assert_eq!(store.names().await.len(), 3);
+        store.remove_written().await.unwrap();
+        assert_eq!(store.names().await, ["snapshots/one/manifest.json"]);
     }
 
     #[test]

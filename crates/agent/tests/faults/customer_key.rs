@@ -27,6 +27,10 @@ fn only_ops(operations: &[&str]) -> KeySettings {
     KeySettings { key_ops, ..KeySettings::default() }
 }
 
+fn identifier(key: &keyward_vault::admin::KeyView) -> Result<String> {
+    Ok(key.versions.last().context("a version")?.key_identifier.clone())
+}
+
 /// A version id that no key has.
 fn other_version(key_identifier: &str) -> String {
     let mut other = key_identifier.to_owned();
@@ -53,7 +57,12 @@ async fn a_customer_key_that_will_not_do_is_refused_at_configuration() -> Result
     admin.change_key("no-unwrap", &only_ops(&["wrapKey", "encrypt"])).await?;
     let no_wrap = world.vault.key("no-wrap").await?;
     admin.change_key("no-wrap", &only_ops(&["unwrapKey", "decrypt"])).await?;
-    let ec = admin.create_ec_key("ec").await?.versions.last().context("a version")?.key_identifier.clone();
+    let ec = identifier(&admin.create_key_of_type("ec", "EC").await?)?;
+    // No vault makes these: they are put there below its API, and served as any other.
+    let planted = world.vault.running.as_ref().context("it runs")?;
+    let small = planted.plant_key_for_tests("small", "RSA", 1024).await?;
+    let large = planted.plant_key_for_tests("large", "RSA-HSM", 8192).await?;
+    let symmetric = planted.plant_key_for_tests("symmetric", "oct-HSM", 0).await?;
     let with_key = |key: &str| good.replace(&world.key_identifier, key);
     let cases = [
         (
@@ -67,6 +76,17 @@ async fn a_customer_key_that_will_not_do_is_refused_at_configuration() -> Result
             &["KeyNotFound"],
         ),
         ("a key of another type", with_key(&ec), &["is a key of type EC, not RSA", "make an RSA key"]),
+        (
+            "a key too small",
+            with_key(&small),
+            &["has 1024 bits", "make an RSA key of 2048, 3072 or 4096 bits"],
+        ),
+        (
+            "a key too large",
+            with_key(&large),
+            &["has 8192 bits", "make an RSA key of 2048, 3072 or 4096 bits"],
+        ),
+        ("a symmetric key", with_key(&symmetric), &["is a key of type oct-HSM, not RSA", "make an RSA key"]),
         (
             "a key that may not unwrap",
             with_key(&no_unwrap),
@@ -113,6 +133,21 @@ async fn a_customer_key_that_will_not_do_is_refused_at_configuration() -> Result
     admin.grant(&vault.client_id, None, &[]).await?;
     agent.client.run(&Request::Start, |_| {}).await?;
     until_state(&agent.client, NodeState::Running).await?;
+
+    // A running node refuses such a key as well, and stays under its own; one kept in hardware is as good as any.
+    for (key, reason) in
+        [(&small, "has 1024 bits"), (&ec, "is a key of type EC"), (&no_unwrap, "permit to unwrap")]
+    {
+        let failure = failure_of(agent.client.run(&rewrap_to(key)?, |_| {}).await);
+        assert_eq!(failure.code, "CUSTOMER_KEY_UNSUITABLE", "{failure:?}");
+        assert!(failure.message.contains(reason), "{failure:?}");
+    }
+    let used =
+        async || anyhow::Ok(agent.client.status().await?.customer_key.context("a key")?.key_identifier);
+    assert_eq!(used().await?.to_string(), world.key_identifier);
+    let hardware = identifier(&admin.create_key_of_type("hardware", "RSA-HSM").await?)?;
+    agent.client.run(&rewrap_to(&hardware)?, |_| {}).await?;
+    assert_eq!(used().await?.to_string(), hardware);
     agent.stop_all().await
 }
 

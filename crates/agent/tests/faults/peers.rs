@@ -34,6 +34,19 @@ except OSError as error:
     print('refused', type(error).__name__)
 ";
 
+/// Opens many connections; prints how many of them are not closed at once.
+const FLOOD: &str = "
+import socket, select, sys
+all = []
+for _ in range(200):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    all.append(s)
+# The last one is accepted after all others, and closed: there are more than are kept.
+select.select([all[-1]], [], [], 60)
+print(200 - len(select.select(all, [], [], 5)[0]))
+";
+
 /// What a process of user `uid` gets for `bytes`.
 fn ask_as(uid: u32, socket: &Path, bytes: &[u8]) -> Result<String> {
     let output = Command::new("/usr/bin/python3")
@@ -111,6 +124,19 @@ async fn both_sockets_refuse_a_process_of_another_user() -> Result<()> {
             "{answer:?}"
         );
     }
+    // Who opens many and says nothing gets a few: the agent needs its descriptors to ask the vault.
+    let output = Command::new("/usr/bin/python3")
+        .args(["-I", "-c", FLOOD])
+        .arg(&keys)
+        .env_clear()
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let open: usize = String::from_utf8(output.stdout)?.trim().parse()?;
+    assert!((1..=8).contains(&open), "{open} of 200 were kept open");
+
     // The control: the same request from root is answered.
     let answer = data_encoding::HEXLOWER.decode(ask_as(0, &admin, request)?.as_bytes())?;
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));

@@ -87,7 +87,7 @@ async fn old_keystore(config: &Config, age_days: i64) -> Result<()> {
     let memory = Memory::open(&config.state_dir, Arc::new(HostDisk))?;
     memory.set_claim(&Claim { node_id, seen_generation: 0 })?;
     HostDisk.create_dir(&config.keyward_dir())?;
-    KeystoreFile::new(&config.keyward_dir(), Arc::new(HostDisk), memory).commit(0, node_id, &image)?;
+    KeystoreFile::new(&config.keyward_dir(), Arc::new(HostDisk), memory).commit(None, node_id, &image)?;
     Ok(())
 }
 

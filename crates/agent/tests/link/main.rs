@@ -6,7 +6,13 @@ mod support;
 mod applying;
 mod joining;
 mod keys;
+mod leaving;
+mod maintenance;
+mod resync;
 mod server;
+mod site;
+mod tenants;
+mod validating;
 
 #[global_allocator]
 static ALLOC: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);

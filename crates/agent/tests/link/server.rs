@@ -145,7 +145,12 @@ async fn serve(config: &Config, ahead_ms: &Arc<AtomicI64>) -> Result<Running> {
 
 /// The file of a node that waits for its server.
 pub(crate) fn waiting_node(world: &World, name: &str) -> Result<(PathBuf, AgentConfig)> {
-    let text = world.config_text(name, world.port)?;
+    waiting_node_at(world, name, world.port)
+}
+
+/// The same with a port of its own.
+pub(crate) fn waiting_node_at(world: &World, name: &str, port: u16) -> Result<(PathBuf, AgentConfig)> {
+    let text = world.config_text(name, port)?;
     let host = world.key_identifier.parse::<keyward_model::KeyIdentifier>()?.vault_host().to_owned();
     let text: String = text
         .lines()
@@ -198,6 +203,8 @@ pub(crate) fn desired(encryption: Option<DesiredEncryption>) -> Desired {
         encryption,
         rotate_master_key: None,
         run: DesiredRun::Unmanaged,
+        step_down: false,
+        resync: false,
         validations: vec![],
     }
 }

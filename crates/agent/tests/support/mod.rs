@@ -73,6 +73,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Result<Self> {
+        Self::new_in(&std::env::temp_dir()).await
+    }
+
+    /// With its folder in `place`.
+    pub(crate) async fn new_in(place: &Path) -> Result<Self> {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(
                 tracing_subscriber::EnvFilter::try_from_env("KEYWARD_LOG").unwrap_or_else(|_| "info".into()),
@@ -80,7 +85,7 @@ impl World {
             .with_test_writer()
             .try_init();
         let alone = tokio::task::spawn_blocking(keyward_testkit::Alone::wait).await??;
-        let dir = tempfile::Builder::new().prefix("kw").tempdir()?;
+        let dir = tempfile::Builder::new().prefix("kw").tempdir_in(place)?;
         let vault = Vault::start(&dir.path().join("vault")).await?;
         let key_identifier = vault.key("k1").await?;
         Ok(Self { dir, vault, key_identifier, port: free_port()?, _alone: alone })

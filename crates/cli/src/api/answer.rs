@@ -67,10 +67,9 @@ pub(crate) fn rows<const N: usize>(
 
 /// `name  value` lines; those without a value are left out.
 pub(crate) fn lines(fields: &[(&str, String)]) -> String {
-    let wide = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    fields
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
+    let shown = || fields.iter().filter(|(_, value)| !value.is_empty());
+    let wide = shown().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    shown()
         .map(|(name, value)| {
             let gap = " ".repeat(wide.saturating_sub(name.chars().count()) + 2);
             let value = value.replace('\n', &format!("\n{}", " ".repeat(wide + 2)));

@@ -10,9 +10,10 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::credential::{Credential, Signer, token};
+use super::credential::{Credential, Signer, TokenAnswer, token};
 use super::profile::Profile;
 use super::refusal;
+use super::unreachable::unreachable;
 use crate::failure::Failure;
 
 /// The newest version of every operation up to this date.
@@ -119,7 +120,7 @@ impl Api {
     }
 
     /// An access token for other programs; only a service account has one.
-    pub(crate) async fn token(&self) -> Result<String, Failure> {
+    pub(crate) async fn token(&self) -> Result<TokenAnswer, Failure> {
         match &self.credential {
             Credential::ServiceAccount { client_id, client_secret } => {
                 token(&self.http, &self.base, client_id, client_secret).await
@@ -224,15 +225,6 @@ pub(super) fn http_client(profile: &Profile) -> Result<reqwest::Client, Failure>
         .timeout(CALL)
         .build()
         .map_err(|e| failed(&e))
-}
-
-/// The server did not answer.
-pub(super) fn unreachable(base: &Url, error: &reqwest::Error) -> Failure {
-    Failure::new(
-        format!("the server at {base} could not be asked"),
-        "check that it runs and that the profile's address and certificate authority are right (keyward login)",
-    )
-    .because(error)
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use digest_auth::{AuthContext, HttpMethod, WwwAuthenticateHeader};
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::client::unreachable;
+use super::unreachable::unreachable;
 use crate::failure::Failure;
 
 /// Who a client is.
@@ -74,7 +74,10 @@ impl Signer {
             }
             Credential::ServiceAccount { client_id, client_secret } => {
                 if state.token.is_none() {
-                    state.token = Some(token(http, base, client_id, client_secret).await?);
+                    match token(http, base, client_id, client_secret).await? {
+                        TokenAnswer::Given(token) => state.token = Some(token),
+                        TokenAnswer::Refused(failure) => return Err(failure),
+                    }
                 }
                 Ok(state.token.as_ref().map(|token| format!("Bearer {token}")))
             }
@@ -112,13 +115,21 @@ struct TokenRefusal {
     error_description: String,
 }
 
+/// What came of asking for an access token.
+pub(crate) enum TokenAnswer {
+    /// The token.
+    Given(String),
+    /// The account is not there, or its secret is wrong or has expired.
+    Refused(Failure),
+}
+
 /// Exchanges a service account's secret for an access token.
 pub(crate) async fn token(
     http: &reqwest::Client,
     base: &Url,
     client_id: &str,
     client_secret: &str,
-) -> Result<String, Failure> {
+) -> Result<TokenAnswer, Failure> {
     let url = base.join("api/oauth/token").map_err(|e| unsignable().because(&e))?;
     let answer = http
         .post(url)
@@ -131,16 +142,23 @@ pub(crate) async fn token(
     let body = answer.bytes().await.map_err(|e| unreachable(base, &e))?;
     if status.is_success() {
         return serde_json::from_slice::<Token>(&body)
-            .map(|token| token.access_token)
+            .map(|token| TokenAnswer::Given(token.access_token))
             .map_err(|e| unsignable().because(&e));
     }
     let said = serde_json::from_slice::<TokenRefusal>(&body)
         .map(|said| [said.error, said.error_description].join(" ").trim().to_owned())
         .unwrap_or_else(|_| status.to_string());
-    let mut failure = Failure::new(
-        format!("the service account {client_id} gets no token"),
-        "check its secret and whether it has expired; `keyward login` stores another one",
-    );
+    let hint = match status {
+        StatusCode::TOO_MANY_REQUESTS => "wait a minute, then repeat the command",
+        _ if status.is_server_error() => "read the server's log, then repeat the command",
+        _ => "check its secret and whether it has expired; `keyward login` stores another one",
+    };
+    let mut failure = Failure::new(format!("the service account {client_id} gets no token"), hint);
     failure.causes = vec![said];
-    Err(failure)
+    match status {
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Ok(TokenAnswer::Refused(failure))
+        }
+        _ => Err(failure),
+    }
 }

@@ -14,7 +14,8 @@ Examples:
   keyward cluster update orders --encryption azure --watch
   keyward cluster delete orders --yes
 
-A cluster takes free nodes of its project (keyward project node list): running ones are adopted as they are.";
+A cluster takes free nodes of its project (keyward project node list): running
+ones are adopted as they are.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -37,7 +38,8 @@ Examples:
   keyward cluster create orders --nodes 5
   keyward cluster create orders --file cluster.json
 
-With --file, the body of the Atlas Administration API is sent as it is, name and options aside.")]
+With --file, the body of the Atlas Administration API is sent as it is, name and
+options aside.")]
     Create {
         /// Its name
         name: String,
@@ -55,7 +57,7 @@ With --file, the body of the Atlas Administration API is sent as it is, name and
     /// Change a cluster
     #[command(after_help = "\
 Examples:
-  keyward cluster update orders --encryption azure --watch     members move one at a time
+  keyward cluster update orders --encryption azure --watch   one node at a time
   keyward cluster update orders --encryption none
   keyward cluster update orders --termination-protection on")]
     Update {

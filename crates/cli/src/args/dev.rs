@@ -6,17 +6,17 @@ use clap::{Args, ValueEnum};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  keyward dev                            vault, server and three nodes under .keyward, a live board
-  keyward dev --nodes 1 --dir /tmp/kw    one node, elsewhere
-  keyward dev --check                    the tour: one line per step, exit code 0 or 1
-  keyward dev --json                     the same as events, one JSON object per line
+  keyward dev                          three nodes under .keyward, a live board
+  keyward dev --nodes 1 --dir /tmp/kw  one node, elsewhere
+  keyward dev --check                  the tour: a line per step, exit code 0, 1
+  keyward dev --json                   no board: events, a JSON object per line
 
 While it runs, from another terminal:
-  keyward vault key disable customer-key     take the key away: every node stops and says why
-  keyward vault key enable customer-key      give it back: every node starts by itself
-  keyward vault fault set refuse --for 60s   an outage: nothing stops
+  keyward vault key disable customer-key    take the key away: every node stops
+  keyward vault key enable customer-key     give it back: every node starts
+  keyward vault fault set refuse --for 60s  an outage: nothing stops
   keyward node status --node node-0
-  keyward login --dir .keyward               the server's API, as its owner
+  keyward login --dir .keyward              the server's API, as its owner
   keyward cluster nodes demo
   keyward encryption status";
 

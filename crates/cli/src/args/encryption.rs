@@ -10,13 +10,17 @@ use super::scope::InProject;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  keyward encryption set --tenant-id … --client-id … --subscription-id … --resource-group keys --key-vault contoso \\
-      --key-identifier https://contoso.vault.azure.net/keys/cmk/0123456789abcdef0123456789abcdef --secret-file -
-  keyward encryption set --key-identifier https://contoso.vault.azure.net/keys/cmk/… --watch     rotate it
+  keyward encryption set --tenant-id … --client-id … --subscription-id … \\
+      --resource-group keys --key-vault contoso --secret-file - \\
+      --key-identifier \\
+      https://contoso.vault.azure.net/keys/cmk/0123456789abcdef0123456789abcdef
+  keyward encryption set --watch --key-identifier \\
+      https://contoso.vault.azure.net/keys/cmk/fedcba9876543210fedcba9876543210
   keyward encryption status
   keyward encryption disable
 
-Only an owner of the project may set it; an organization's owner first adds themselves:
+Only an owner of the project may set it; an organization's owner first adds
+themselves:
   keyward project member add --me --role owner";
 
 #[derive(Debug, Subcommand)]
@@ -30,13 +34,17 @@ Examples:
     /// Set the customer key, or change what is named; checked against the vault before it is stored
     #[command(after_help = "\
 Examples:
-  keyward encryption set --tenant-id 33333333-… --client-id 11111111-… --subscription-id 22222222-… \\
-      --resource-group keys --key-vault contoso \\
-      --key-identifier https://contoso.vault.azure.net/keys/cmk/0123456789abcdef0123456789abcdef
-  keyward encryption set --key-identifier https://contoso.vault.azure.net/keys/cmk/… --watch
-  az ad app credential reset … | jq -r .password | keyward encryption set --secret-file -
+  keyward encryption set --tenant-id 33333333-… --client-id 11111111-… \\
+      --subscription-id 22222222-… --resource-group keys --key-vault contoso \\
+      --key-identifier \\
+      https://contoso.vault.azure.net/keys/cmk/0123456789abcdef0123456789abcdef
+  keyward encryption set --watch --key-identifier \\
+      https://contoso.vault.azure.net/keys/cmk/fedcba9876543210fedcba9876543210
+  az ad app credential reset … | jq -r .password |
+      keyward encryption set --secret-file -
 
-What is not named stays as it is. A first secret is asked for on the terminal where --secret-file is missing.")]
+What is not named stays as it is. A first secret is asked for on the terminal
+where --secret-file is missing.")]
     Set(Box<SetArguments>),
     /// Remove the customer key; refused while a cluster uses it
     #[command(after_help = "\

@@ -46,7 +46,9 @@ pub(crate) struct EventList {
 pub(crate) const ALERT_EXAMPLES: &str = "\
 Examples:
   keyward alert list
-  keyward alert acknowledge 5f3a0c9e8d7b6a5f4e3d2c1b --for 8h --comment \"key rotates tonight\"";
+  keyward alert show 5f3a0c9e8d7b6a5f4e3d2c1b
+  keyward alert acknowledge 5f3a0c9e8d7b6a5f4e3d2c1b --for 8h \\
+      --comment \"key rotates tonight\"";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AlertCommand {
@@ -63,11 +65,24 @@ Examples:
         #[command(flatten)]
         scope: InProject,
     },
-    /// Say that somebody looks after an alert
+    /// One alert: what was found, since when, and who looks after it
+    #[command(after_help = "\
+Examples:
+  keyward alert show 5f3a0c9e8d7b6a5f4e3d2c1b
+  keyward alert show 5f3a0c9e8d7b6a5f4e3d2c1b --json | jq -r .text")]
+    Show {
+        /// The alert's id
+        id: String,
+        #[command(flatten)]
+        scope: InProject,
+    },
+    /// Say that somebody looks after an alert; `--for 0s` takes it back
     #[command(after_help = "\
 Examples:
   keyward alert acknowledge 5f3a0c9e8d7b6a5f4e3d2c1b
-  keyward alert acknowledge 5f3a0c9e8d7b6a5f4e3d2c1b --for 8h --comment \"key rotates tonight\"")]
+  keyward alert acknowledge 5f3a0c9e8d7b6a5f4e3d2c1b --for 8h \\
+      --comment \"key rotates tonight\"
+  keyward alert acknowledge 5f3a0c9e8d7b6a5f4e3d2c1b --for 0s")]
     Acknowledge {
         /// The alert's id
         id: String,

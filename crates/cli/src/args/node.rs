@@ -12,7 +12,8 @@ Examples:
   keyward node prove --node node-0
   keyward node rotate-master-key --socket /run/keyward/node-0/admin.sock
 
-Without --socket, the node is looked up by its name in DIR/dev.json, which `keyward dev` writes.";
+Without --socket, the node is looked up by its name in DIR/dev.json, which
+`keyward dev` writes.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -104,6 +105,25 @@ Examples:
         /// The join token, good for one node within a day; `-` reads it from standard input, out of sight of `ps`
         #[arg(long, value_name = "T")]
         token: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Leave the server: the node goes on as it is, and from then on its host alone decides
+    #[command(after_help = "\
+Examples:
+  keyward node leave --node node-0
+  keyward node leave --socket /run/keyward/node-0/admin.sock --yes
+  keyward node leave --node node-0 --force
+
+The database runs on under the customer key in use, which is reached as the
+server said last.")]
+    Leave {
+        /// Leave although the node is a member of a cluster, or the server does not answer
+        #[arg(long)]
+        force: bool,
+        /// Leave without being asked
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         target: Target,
     },

@@ -40,10 +40,13 @@ Examples:
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   keyward project create payments
-  keyward project member add --me --role owner          an organization's owner does this before setting a key
+  keyward project member add --me --role owner
   keyward project member add alice@example.com --role owner
-  keyward project join-token create                     then, on the host: keyward node join --token -
-  keyward project node list";
+  keyward project join-token create  then, there: keyward node join --token -
+  keyward project node list
+
+An organization's owner who is none of the project adds themselves (--me) before
+setting its customer key.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProjectCommand {

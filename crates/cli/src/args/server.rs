@@ -7,7 +7,7 @@ use url::Url;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  keyward server init --config /etc/keyward/server.toml     once: keys, first organization, first API key
+  keyward server init --config /etc/keyward/server.toml   once
   keyward server run --config /etc/keyward/server.toml";
 
 #[derive(Debug, Subcommand)]
@@ -18,7 +18,8 @@ Examples:
   keyward server init --config /etc/keyward/server.toml
   keyward server init --config server.toml --json > first-key.json
 
-The private key is shown this once and kept nowhere in clear. A server that exists is left as it is.")]
+The private key is shown this once and kept nowhere in clear. A server that
+exists is left as it is.")]
     Init {
         #[command(flatten)]
         config: ServerConfig,
@@ -45,13 +46,16 @@ pub(crate) struct ServerConfig {
 
 pub(crate) const LOGIN_EXAMPLES: &str = "\
 Examples:
-  keyward login --dir .keyward                                the server of `keyward dev`
-  keyward login --url https://keyward.example.com:7443 --ca-file ca.pem --public-key abcdefgh
-  keyward login --url https://keyward.example.com:7443 --client-id mdb_sa_id_… --secret-file -
-  curl --cacert ca.pem -H \"Authorization: Bearer $(keyward login --print-token)\" …
+  keyward login --dir .keyward        the server of `keyward dev`
+  keyward login --url https://keyward.example.com:7443 --ca-file ca.pem \\
+      --public-key abcdefgh
+  keyward login --url https://keyward.example.com:7443 \\
+      --client-id mdb_sa_id_… --secret-file -
+  curl -H \"Authorization: Bearer $(keyward login --print-token)\" …
 
-The private key or client secret is asked for on the terminal, or read from --secret-file. It is kept in
-~/.config/keyward/credentials.toml (0600), or below XDG_CONFIG_HOME.";
+The private key or client secret is asked for on the terminal, or read from
+--secret-file. It is kept in ~/.config/keyward/credentials.toml (0600), or below
+XDG_CONFIG_HOME.";
 
 /// `keyward login`.
 #[derive(Debug, Args)]

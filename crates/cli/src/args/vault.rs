@@ -21,7 +21,7 @@ Without --dir or --url, it is the vault of `keyward dev` in .keyward.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VaultCommand {
-    /// Run the vault: keys, Entra ID's token endpoint and Azure Resource Manager, over TLS
+    /// Run the vault: keys, Entra ID and Azure Resource Manager, over TLS
     #[command(after_help = "\
 Examples:
   keyward vault serve --dir /tmp/vault
@@ -116,7 +116,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   keyward vault key disable customer-key
-  keyward vault key disable customer-key --key-version 0123456789abcdef0123456789abcdef")]
+  keyward vault key disable customer-key \\
+      --key-version 0123456789abcdef0123456789abcdef")]
     Disable(KeyTarget),
     /// Enable it again
     #[command(after_help = "\
@@ -165,10 +166,11 @@ pub(crate) enum AccessCommand {
     #[command(after_help = "\
 Examples:
   keyward vault access grant CLIENT_ID
-  keyward vault access grant CLIENT_ID --model policy --actions get,wrapKey,unwrapKey
+  keyward vault access grant CLIENT_ID --model policy \\
+      --actions get,wrapKey,unwrapKey
 
-Without --actions it is what keyward recommends: the role Key Vault Crypto Service Encryption
-User (RBAC), or get, wrapKey and unwrapKey (access policy).")]
+Without --actions it is what keyward recommends: the role Key Vault Crypto
+Service Encryption User (RBAC), or get, wrapKey and unwrapKey (access policy).")]
     Grant {
         /// The application's client id
         client_id: String,

@@ -16,7 +16,7 @@ use crate::output::Output;
 use crate::progress::Spinner;
 use crate::prompt::confirm;
 use crate::render::{DIM, GREEN, RED, YELLOW, styled};
-use crate::watch;
+use crate::{render, watch};
 
 /// Between two looks at a cluster that changes.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -73,10 +73,11 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             }
             Output { json: scope.access.json }.data(&asked, |asked| {
                 let count = items(asked, "/nodes").len();
+                let (nodes, have) = (render::nodes(count), if count == 1 { "has" } else { "have" });
                 match watch {
-                    true => format!("{count} nodes have new master keys\n"),
+                    true => format!("{nodes} {have} new master keys\n"),
                     false => format!(
-                        "{count} nodes will get new master keys\nfollow it: keyward cluster nodes {name} --watch\n"
+                        "{nodes} will get new master keys\nfollow it: keyward cluster nodes {name} --watch\n"
                     ),
                 }
             })
@@ -185,7 +186,7 @@ async fn settle(
     if !wait {
         return Ok(made);
     }
-    let spinner = Spinner::start(!json, &format!("cluster {name}"));
+    let spinner = Spinner::about(!json, &format!("cluster {name}"));
     loop {
         let cluster = api.get(atlas(["groups", project, "clusters", name])).await?;
         if text(&cluster, "/stateName") == "IDLE" {
@@ -200,7 +201,7 @@ async fn settle(
 
 /// Waits until no node has the master key any more that it had in `before`.
 async fn rotated(api: &Api, project: &str, name: &str, before: &[Value], json: bool) -> Result<(), Failure> {
-    let spinner = Spinner::start(!json, &format!("master keys of {name}"));
+    let spinner = Spinner::about(!json, &format!("master keys of {name}"));
     loop {
         let now = nodes(api, project, name).await?;
         let same = |node: &&Value| {
@@ -218,7 +219,7 @@ async fn rotated(api: &Api, project: &str, name: &str, before: &[Value], json: b
 
 /// Waits until the cluster is not there any more.
 async fn gone(api: &Api, project: &str, name: &str, json: bool) -> Result<(), Failure> {
-    let spinner = Spinner::start(!json, &format!("cluster {name}"));
+    let spinner = Spinner::about(!json, &format!("cluster {name}"));
     spinner.say("deleting");
     loop {
         let clusters = api.list(atlas(["groups", project, "clusters"])).await?;
@@ -232,6 +233,9 @@ async fn gone(api: &Api, project: &str, name: &str, json: bool) -> Result<(), Fa
 
 /// How far a cluster is, in a line: `UPDATING, 1 of 3 nodes done; node-1: moving the master key`.
 fn progress(cluster: &Value, nodes: &[Value]) -> String {
+    if nodes.is_empty() {
+        return format!("{}, waits for free nodes: keyward project node list", text(cluster, "/stateName"));
+    }
     let done = nodes.iter().filter(|node| is(node, "/done")).count();
     let doing = nodes
         .iter()

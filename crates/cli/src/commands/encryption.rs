@@ -116,7 +116,7 @@ fn change(arguments: &SetArguments) -> Map<String, Value> {
 
 /// Waits until every node reports the project's key.
 async fn moved(api: &Api, project: &str, json: bool) -> Result<(), Failure> {
-    let spinner = Spinner::start(!json, "customer key");
+    let spinner = Spinner::about(!json, "customer key");
     loop {
         let status = status(api, project).await?;
         let (moved, asked) = (number(&status, "/progress/moved"), number(&status, "/progress/nodes"));
@@ -164,16 +164,17 @@ fn configuration_text(found: &Value) -> String {
 
 fn status_text(status: &Value) -> String {
     let now = now();
+    let checked = || format!("{} ago", ago(status, "/validity/checkedAt", now));
     let check = match status.pointer("/validity/valid").and_then(Value::as_bool) {
         _ if status.pointer("/validity/checkedAt").is_none_or(Value::is_null) => {
             styled("● not checked yet", DIM)
         }
-        Some(true) => styled("● valid", GREEN),
-        _ => styled("● not valid", RED),
+        Some(true) => format!("{}  {}", styled("● valid", GREEN), checked()),
+        _ => format!("{}  {}", styled("● not valid", RED), checked()),
     };
     let mut told = lines(&[
         ("customer key", or_dash(text(status, "/azureKeyVault/keyIdentifier"))),
-        ("last check", format!("{check}  {} ago", ago(status, "/validity/checkedAt", now))),
+        ("last check", check),
         ("findings", sentences(status, "/validity/findings")),
         ("warnings", sentences(status, "/validity/warnings")),
         ("secret expires", text(status, "/clientSecretExpires").into()),
@@ -257,7 +258,8 @@ async fn endpoint(command: EndpointCommand) -> Result<(), Failure> {
             let path = ["groups", &id, "encryptionAtRest", "AZURE", "privateEndpoints"];
             let mut made = api.post(atlas(path), &json!({ "regionName": region })).await?;
             if watch {
-                let spinner = Spinner::start(!scope.access.json, &format!("private endpoint in {region}"));
+                let spinner = Spinner::about(!scope.access.json, &format!("private endpoint in {region}"));
+                spinner.say(text(&made, "/status"));
                 let [groups, group, encryption, provider, endpoints] = path;
                 let endpoint = text(&made, "/id").to_owned();
                 while text(&made, "/status") == "INITIATING" {

@@ -1,6 +1,9 @@
 //! `keyward event …`.
 
+use std::collections::VecDeque;
+
 use anstyle::Style;
+use keyward_model::event::EventType;
 use serde_json::Value;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,13 @@ pub(crate) async fn run(command: EventCommand) -> Result<(), Failure> {
 
 /// Events as lines, oldest first; with `follow`, new ones as they come.
 async fn show(list: &EventList) -> Result<(), Failure> {
+    // A misspelt type would be waited for in vain.
+    if let Some(unknown) = list.types.iter().find(|name| EventType::parse(name).is_none()) {
+        return Err(Failure::usage(
+            format!("there is no event of the type {unknown}"),
+            "see the types that there were: keyward event list",
+        ));
+    }
     let (api, endpoint) = match &list.org {
         Some(org) => {
             let scope = InOrg { org: Some(org.clone()), access: list.scope.access.clone() };
@@ -41,31 +51,48 @@ async fn show(list: &EventList) -> Result<(), Failure> {
     };
     let endpoint = list.types.iter().fold(endpoint, |endpoint, one| endpoint.with("eventType", one));
     let output = Output { json: list.scope.access.json };
-    let mut events = newest(&api, &endpoint, list.limit).await?;
-    if output.json && !list.follow {
-        return output.data(&events, |_| String::new());
+    if !list.follow {
+        let events = newest(&api, &endpoint, list.limit).await?;
+        if output.json {
+            return output.data(&events, |_| String::new());
+        }
+        return events.iter().try_for_each(|event| output.line(event, line));
     }
     let shutdown = CancellationToken::new();
-    if list.follow {
-        signals::cancel_on_end(&shutdown)?;
-    }
-    let mut seen: Vec<String> = Vec::new();
+    signals::cancel_on_end(&shutdown)?;
+    // All that is there counts as seen, and the newest of it is shown.
+    let mut events = newest(&api, &endpoint, PAGE).await?;
+    let mut seen = Seen::default();
+    seen.retain_new(&mut events);
+    let surplus = events.len().saturating_sub(list.limit as usize);
+    events.drain(..surplus);
     loop {
         for event in &events {
             output.line(event, line)?;
         }
-        if !list.follow {
-            return Ok(());
-        }
-        seen.extend(events.iter().map(|event| text(event, "/id").to_owned()));
-        let surplus = seen.len().saturating_sub(SEEN);
-        seen.drain(..surplus);
         tokio::select! {
             () = sleep(LOOK) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
-        events = newest(&api, &endpoint, PAGE).await?;
-        events.retain(|event| !seen.iter().any(|id| id == text(event, "/id")));
+        events = tokio::select! {
+            events = newest(&api, &endpoint, PAGE) => events?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        seen.retain_new(&mut events);
+    }
+}
+
+/// Which events were there already, by their ids: as many as can come again.
+#[derive(Debug, Default)]
+struct Seen(VecDeque<String>);
+
+impl Seen {
+    /// Leaves in `events` those that are new, and remembers them.
+    fn retain_new(&mut self, events: &mut Vec<Value>) {
+        events.retain(|event| !self.0.iter().any(|id| id == text(event, "/id")));
+        self.0.extend(events.iter().map(|event| text(event, "/id").to_owned()));
+        let surplus = self.0.len().saturating_sub(SEEN);
+        self.0.drain(..surplus);
     }
 }
 
@@ -117,4 +144,27 @@ fn details(detail: &Value) -> String {
         .collect();
     let text = parts.join(", ");
     if text.chars().count() > LONGEST { String::new() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_new_once() {
+        let events = |ids: std::ops::Range<usize>| ids.map(|id| json!({ "id": id.to_string() })).collect();
+        let mut seen = Seen::default();
+        let mut new = |ids| {
+            let mut events: Vec<Value> = events(ids);
+            seen.retain_new(&mut events);
+            events.len()
+        };
+        assert_eq!([new(0..500), new(0..500), new(3..503), new(3..503)], [500, 0, 3, 0]);
+        for first in (503..5000).step_by(100) {
+            assert_eq!(new(first - 400..first + 100), 100);
+        }
+        assert!(seen.0.len() <= SEEN, "{}", seen.0.len());
+    }
 }

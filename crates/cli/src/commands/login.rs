@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::api::answer::text;
 use crate::api::profile::{DEFAULT, Profile, Profiles};
-use crate::api::{Api, Credential, atlas, id_of_org, id_of_project};
+use crate::api::{Api, Credential, TokenAnswer, atlas, id_of_org, id_of_project};
 use crate::args::server::LoginArguments;
 use crate::dev::home::DevFile;
 use crate::failure::Failure;
@@ -51,12 +51,7 @@ pub(crate) async fn run(arguments: LoginArguments) -> Result<(), Failure> {
         profile.project = Some(id_of_project(&api, project).await?);
     }
     if arguments.print_token {
-        let account = token_account(&api, &mut profile).await?;
-        profiles.put(&name, &profile)?;
-        let (client_id, client_secret) = account;
-        let credential = Credential::ServiceAccount { client_id, client_secret };
-        let token = Api::new(&Profile { credential, ..profile })?.token().await?;
-        return print(&format!("{token}\n"));
+        return print_token(&api, &mut profiles, &name, profile).await;
     }
     profiles.put(&name, &profile)?;
     let said = LoggedIn {
@@ -146,25 +141,57 @@ fn from_dev(dir: &std::path::Path) -> Result<Profile, Failure> {
     })
 }
 
-/// The service account whose tokens are printed: the profile's own, or one made for its API key once.
-async fn token_account(api: &Api, profile: &mut Profile) -> Result<(String, String), Failure> {
-    if let Credential::ServiceAccount { client_id, client_secret } = &profile.credential {
-        return Ok((client_id.clone(), client_secret.clone()));
-    }
-    if let Some((client_id, client_secret)) = profile.token_account.clone() {
-        let credential =
-            Credential::ServiceAccount { client_id: client_id.clone(), client_secret: client_secret.clone() };
-        // One that was deleted or has expired is replaced.
-        if Api::new(&Profile { credential, ..profile.clone() })?.token().await.is_ok() {
-            return Ok((client_id, client_secret));
+/// Prints a token of the profile's own service account, or of one that is made for its API key once and kept.
+async fn print_token(
+    api: &Api,
+    profiles: &mut Profiles,
+    name: &str,
+    mut profile: Profile,
+) -> Result<(), Failure> {
+    let account = match (&profile.credential, profile.token_account.clone()) {
+        (Credential::ServiceAccount { client_id, client_secret }, _) => {
+            profiles.put(name, &profile)?;
+            (client_id.clone(), client_secret.clone())
         }
-    }
-    let Some(org) = profile.org.clone() else {
-        return Err(Failure::usage("which organization?", "name it with --org ORG"));
+        (Credential::ApiKey { .. }, kept) => {
+            if let Some(kept) = &kept
+                && let TokenAnswer::Given(token) = ask_token(&profile, kept).await?
+            {
+                profiles.put(name, &profile)?;
+                return print(&format!("{token}\n"));
+            }
+            let Some(org) = profile.org.clone() else {
+                return Err(Failure::usage("which organization?", "name it with --org ORG"));
+            };
+            let made = make_account(api, &org, &profile).await?;
+            profile.token_account = Some(made.clone());
+            if let Err(failure) = profiles.put(name, &profile) {
+                return Err(take_back(api, &org, &profile, &made.0, failure).await);
+            }
+            // Its secret has expired, or it is gone already: nothing to tell where it cannot be deleted.
+            if let Some((old, _)) = kept {
+                let _ = api.delete(atlas(["orgs", &org, "serviceAccounts", &old])).await;
+            }
+            made
+        }
     };
+    match ask_token(&profile, &account).await? {
+        TokenAnswer::Given(token) => print(&format!("{token}\n")),
+        TokenAnswer::Refused(failure) => Err(failure),
+    }
+}
+
+async fn ask_token(profile: &Profile, account: &(String, String)) -> Result<TokenAnswer, Failure> {
+    let (client_id, client_secret) = account.clone();
+    let credential = Credential::ServiceAccount { client_id, client_secret };
+    Api::new(&Profile { credential, ..profile.clone() })?.token().await
+}
+
+/// Makes a service account that may what its API key may: client id and secret. Leaves none behind when it fails.
+async fn make_account(api: &Api, org: &str, profile: &Profile) -> Result<(String, String), Failure> {
     let made = api
         .post(
-            atlas(["orgs", &org, "serviceAccounts"]),
+            atlas(["orgs", org, "serviceAccounts"]),
             &json!({
                 "name": "keyward login",
                 "description": format!("Tokens for API key {}", profile.credential.name()),
@@ -178,13 +205,70 @@ async fn token_account(api: &Api, profile: &mut Profile) -> Result<(String, Stri
         return Err(Failure::new("the server made a service account without a secret", "report it as a bug"));
     }
     if let Some(project) = &profile.project {
-        api.post(
-            atlas(["groups", project, "serviceAccounts", &format!("{client_id}:invite")]),
-            &json!({ "roles": ["GROUP_OWNER"] }),
-        )
-        .await?;
+        let invite = atlas(["groups", project, "serviceAccounts", &format!("{client_id}:invite")]);
+        if let Err(failure) = api.post(invite, &json!({ "roles": ["GROUP_OWNER"] })).await {
+            return Err(take_back(api, org, profile, client_id, failure).await);
+        }
     }
-    let account = (client_id.to_owned(), secret.to_owned());
-    profile.token_account = Some(account.clone());
-    Ok(account)
+    Ok((client_id.to_owned(), secret.to_owned()))
+}
+
+/// Deletes an account that was made for nothing. Where that fails as well, `failure` says how it is deleted.
+async fn take_back(api: &Api, org: &str, profile: &Profile, client_id: &str, failure: Failure) -> Failure {
+    match api.delete(atlas(["orgs", org, "serviceAccounts", client_id])).await {
+        Ok(()) => failure,
+        Err(second) => left_behind(org, profile, client_id, failure, &second),
+    }
+}
+
+fn left_behind(
+    org: &str,
+    profile: &Profile,
+    client_id: &str,
+    mut failure: Failure,
+    second: &Failure,
+) -> Failure {
+    let ca_file = profile.ca_file.as_ref().map(|file| format!(" --cacert {}", file.display()));
+    failure.causes.push(format!(
+        "the service account {client_id} that was made for the token is left: {}",
+        second.message
+    ));
+    failure.hint = format!(
+        "{}; delete the account: curl{} --digest --user {} -X DELETE -H 'Accept: application/vnd.atlas.2024-08-05+json' \
+         {}/api/atlas/v2/orgs/{org}/serviceAccounts/{client_id}",
+        failure.hint,
+        ca_file.unwrap_or_default(),
+        profile.credential.name(),
+        profile.url.as_str().trim_end_matches('/'),
+    );
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_is_left_is_named_with_the_command_that_deletes_it() {
+        let profile = Profile {
+            url: "https://localhost:7443/".parse().unwrap(),
+            ca_file: Some("/ca.pem".into()),
+            credential: Credential::ApiKey { public_key: "abcdefgh".into(), private_key: "secret".into() },
+            token_account: None,
+            org: Some("o1".into()),
+            project: Some("p1".into()),
+        };
+        let failure = Failure::new("the key abcdefgh is no owner", "ask an owner");
+        let second = Failure::new("nobody listens", "start it");
+        let told = left_behind("o1", &profile, "mdb_sa_id_1", failure, &second);
+        assert_eq!(
+            told.causes,
+            ["the service account mdb_sa_id_1 that was made for the token is left: nobody listens"]
+        );
+        assert_eq!(
+            told.hint,
+            "ask an owner; delete the account: curl --cacert /ca.pem --digest --user abcdefgh -X DELETE -H 'Accept: \
+             application/vnd.atlas.2024-08-05+json' https://localhost:7443/api/atlas/v2/orgs/o1/serviceAccounts/mdb_sa_id_1"
+        );
+    }
 }

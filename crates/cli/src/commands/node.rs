@@ -36,6 +36,7 @@ pub(crate) async fn run(command: NodeCommand) -> Result<(), Failure> {
         NodeCommand::Start(target) => ask(&target, &Request::Start, status_text).await,
         NodeCommand::Stop(target) => ask(&target, &Request::Stop, status_text).await,
         NodeCommand::Join { token, target } => join(token, &target).await,
+        NodeCommand::Leave { force, yes, target } => leave(&target, force, yes).await,
         NodeCommand::Approve { yes, list, target } => approve(&target, yes, list).await,
         NodeCommand::Keystore(KeystoreCommand::Export { out, target }) => {
             export(&target, out.as_deref()).await
@@ -103,6 +104,18 @@ async fn join(token: String, target: &Target) -> Result<(), Failure> {
         _ => token,
     };
     ask(target, &Request::Join { token }, render::fields).await
+}
+
+/// Names the server, asks, and leaves it.
+async fn leave(target: &Target, force: bool, yes: bool) -> Result<(), Failure> {
+    let (name, socket) = find(target)?;
+    let client = connect(&name, &socket).await?;
+    let status = client.status().await.map_err(|e| failure(&e, &name))?;
+    if let Some(link) = &status.link {
+        confirm(&format!("Take the node {} away from the server {}?", status.node, link.server), yes)?;
+    }
+    let left = client.run(&Request::Leave { force }, |_| {}).await.map_err(|e| failure(&e, &name))?;
+    Output { json: target.json }.data(&left, render::fields)
 }
 
 /// Shows what waits for this host's approval and approves exactly that.

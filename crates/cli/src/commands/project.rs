@@ -92,10 +92,10 @@ async fn join_token(command: JoinTokenCommand) -> Result<(), Failure> {
             let tokens = api.list(own(["groups", &id, "joinTokens"])).await?;
             Output { json: scope.access.json }.data(&tokens, |tokens| {
                 rows(["ID", "NAME", "STATE", "EXPIRES"], "no token", tokens, |token| {
-                    let state = if is(token, "/usable") {
-                        styled("● waits for its host", GREEN)
-                    } else {
-                        styled("● used", DIM)
+                    let state = match (is(token, "/usable"), text(token, "/usedBy")) {
+                        (true, _) => styled("● waits for its host", GREEN),
+                        (false, "") => styled("● expired", DIM),
+                        (false, _) => styled("● used", DIM),
                     };
                     [
                         text(token, "/id").into(),

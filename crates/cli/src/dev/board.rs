@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph};
 
 use super::view::{Event, KeyState, NodeView, View};
-use crate::render::{age, clock, evidence_short, short, verdict_word};
+use crate::render::{age, clock, evidence_short, nodes, short, verdict_word};
 
 /// What a key on the keyboard asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,14 +21,14 @@ pub(crate) enum Action {
     Quit,
 }
 
-/// Keys, what they ask for, and how the last line names them.
-pub(crate) const KEYS: [(char, Action, &str); 6] = [
-    ('t', Action::TakeKeyAway, "take key away"),
-    ('g', Action::GiveKeyBack, "give back"),
-    ('o', Action::Outage, "outage 30s"),
-    ('r', Action::RotateMasterKeys, "rotate"),
-    ('n', Action::NewKeyVersion, "new key version"),
-    ('q', Action::Quit, "quit"),
+/// Keys, what they ask for, and how the last line names them: in full, and where there is little room.
+pub(crate) const KEYS: [(char, Action, &str, &str); 6] = [
+    ('t', Action::TakeKeyAway, "take key away", "off"),
+    ('g', Action::GiveKeyBack, "give back", "on"),
+    ('o', Action::Outage, "outage 30s", "down"),
+    ('r', Action::RotateMasterKeys, "rotate", "rotate"),
+    ('n', Action::NewKeyVersion, "new key version", "new"),
+    ('q', Action::Quit, "quit", "quit"),
 ];
 
 /// How the board looks.
@@ -183,17 +183,40 @@ fn row(name: &str, dot: Style, word: &str, rest: String, theme: Theme) -> Line<'
 }
 
 fn draw_nodes(frame: &mut Frame<'_>, area: Rect, view: &View, per_node: usize, theme: Theme) {
-    let block = block(format!(" {} nodes · {} ", view.nodes.len(), view.engine), theme);
+    let block = block(format!(" {} · {} ", nodes(view.nodes.len()), view.engine), theme);
+    let columns = Columns::of(area.width);
     let header = format!(
-        " {:<8} {:<23} {:<12} {:<15} {:>4}  {}",
-        "node", "state", "verdict", "master key", "keys", "process"
+        " {:<8} {:<wide$} {:<12} {:<15} {:>4}  {}",
+        "node",
+        "state",
+        "verdict",
+        "master key",
+        "keys",
+        "process",
+        wide = columns.state
     );
     let mut lines = vec![Line::styled(header, theme.quiet())];
-    lines.extend(view.nodes.iter().flat_map(|node| node_lines(node, view, theme).into_iter().take(per_node)));
+    lines.extend(
+        view.nodes.iter().flat_map(|node| node_lines(node, view, columns, theme).into_iter().take(per_node)),
+    );
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-fn node_lines(node: &NodeView, view: &View, theme: Theme) -> Vec<Line<'static>> {
+/// How wide what is where: what is cut off on a narrow terminal is what matters least.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    state: usize,
+    /// Before a node's second and third line.
+    indent: usize,
+}
+
+impl Columns {
+    fn of(width: u16) -> Self {
+        if width < 80 { Self { state: 16, indent: 3 } } else { Self { state: 23, indent: 10 } }
+    }
+}
+
+fn node_lines(node: &NodeView, view: &View, columns: Columns, theme: Theme) -> Vec<Line<'static>> {
     let name = Span::styled(format!(" {:<8} ", node.name), Style::new().add_modifier(Modifier::BOLD));
     let Some(status) = &node.status else {
         let gone = Span::styled("● its agent does not answer", theme.bad());
@@ -204,28 +227,29 @@ fn node_lines(node: &NodeView, view: &View, theme: Theme) -> Vec<Line<'static>> 
         format!("{} {}{held}", short(&key.id), age(key.created_at, view.now))
     });
     let process = status.engine.as_ref().map_or("–".to_owned(), |engine| engine.pid.to_string());
+    let state = format!("{:<wide$} ", format!("● {}", status.state), wide = columns.state);
     let first = Line::from(vec![
         name,
-        Span::styled(format!("{:<23} ", format!("● {}", status.state)), theme.state(status.state)),
+        Span::styled(state, theme.state(status.state)),
         Span::styled(format!("{:<12} ", verdict_word(status.verdict)), theme.verdict(status.verdict)),
         format!("{master_key:<15} {:>4}  {process}", status.database_keys.len()).into(),
     ]);
-    let mut reason = vec![" ".repeat(10).into()];
+    let mut reason = vec![" ".repeat(columns.indent).into()];
     if status.state == NodeState::Running {
         // Where clients connect; a node that does not run has more to explain.
         reason.push(Span::styled(format!("{} ", node.uri), theme.quiet()));
     }
     reason.push(status.reason.clone().into());
     let reason = Line::from(reason);
-    vec![first, reason, probe_line(status, view, theme)]
+    vec![first, reason, probe_line(status, view, columns, theme)]
 }
 
-fn probe_line(status: &NodeStatus, view: &View, theme: Theme) -> Line<'static> {
+fn probe_line(status: &NodeStatus, view: &View, columns: Columns, theme: Theme) -> Line<'static> {
     let text = match status.evidence.first() {
         Some(probe) => format!("probe {} ago: {}", age(probe.at, view.now), evidence_short(probe)),
         None => "not probed yet".to_owned(),
     };
-    let mut spans = vec![Span::styled(format!("{}{text}", " ".repeat(10)), theme.quiet())];
+    let mut spans = vec![Span::styled(format!("{}{text}", " ".repeat(columns.indent)), theme.quiet())];
     if !status.memory_locked {
         spans.push(Span::styled("  memory not locked", theme.odd()));
     }
@@ -251,12 +275,21 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, events: &[Event], theme: Theme
 }
 
 fn draw_keys(frame: &mut Frame<'_>, area: Rect, theme: Theme) {
-    let mut spans = Vec::new();
-    for (key, _, text) in KEYS {
-        spans.push(Span::styled(format!(" {key} "), theme.accent()));
-        spans.push(Span::styled(format!("{text} "), theme.quiet()));
-    }
-    frame.render_widget(Paragraph::new(Line::from(spans)), area);
+    let room = usize::from(area.width);
+    let line = |word: fn(&'static str, &'static str) -> &'static str, gap: &'static str| {
+        let spans = KEYS.into_iter().enumerate().flat_map(|(index, (key, _, long, short))| {
+            let before = if index == 0 { gap } else { " " };
+            let after = if index + 1 == KEYS.len() { "" } else { gap };
+            let text = Span::styled(format!("{}{after}", word(long, short)), theme.quiet());
+            [Span::styled(format!("{before}{key} "), theme.accent()), text]
+        });
+        Line::from(spans.collect::<Vec<_>>())
+    };
+    let lines = [line(|long, _| long, " "), line(|_, short| short, " "), line(|_, short| short, "")];
+    // Where nothing fits, at least how to leave.
+    let quit = || Line::from(vec![Span::styled(" q ", theme.accent()), Span::styled("quit", theme.quiet())]);
+    let line = lines.into_iter().find(|line| line.width() <= room).unwrap_or_else(quit);
+    frame.render_widget(Paragraph::new(line), area);
 }
 
 #[cfg(test)]
@@ -306,6 +339,30 @@ mod tests {
         let node = view.nodes[0].clone();
         view.nodes = (0..9).map(|i| NodeView { name: format!("node-{i}"), ..node.clone() }).collect();
         insta::assert_snapshot!(screen(&view, &samples::running(), NORMAL));
+    }
+
+    #[test]
+    fn the_last_line_says_how_to_leave_at_every_width() {
+        for (width, shown) in [
+            (80, " t take key away  g give back  o outage 30s  r rotate  n new key version  q quit"),
+            (79, " t off  g on  o down  r rotate  n new  q quit "),
+            (40, "t off g on o down r rotate n new q quit"),
+            (38, " q quit"),
+        ] {
+            let screen = screen(&samples::running(), &samples::running(), (width, 24));
+            let last = screen.lines().last().unwrap().trim_matches('"').to_owned();
+            assert_eq!(last.trim_end(), shown.trim_end(), "at {width}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_terminal() {
+        insta::assert_snapshot!(screen(&samples::revoked(), &samples::running(), (40, 30)));
+    }
+
+    #[test]
+    fn a_wide_terminal() {
+        insta::assert_snapshot!(screen(&samples::outage(), &samples::running(), (120, 40)));
     }
 
     #[test]

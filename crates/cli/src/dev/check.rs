@@ -145,7 +145,10 @@ impl Tour {
 
     async fn start_nodes(&mut self) -> Result<(), Failure> {
         let names: Vec<String> = self.site.members().map(|node| node.name.clone()).collect();
-        let title = format!("{} nodes join the server and become an encrypted cluster", names.len());
+        let title = match names.len() {
+            1 => "a node joins the server and becomes an encrypted cluster".to_owned(),
+            count => format!("{count} nodes join the server and become an encrypted cluster"),
+        };
         let begun = self.report.begin(&title);
         let work = async {
             for name in &names {

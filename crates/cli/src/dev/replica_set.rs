@@ -5,12 +5,17 @@ use std::time::Duration;
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::{Client, options::ClientOptions};
+use tokio::time::{Instant, sleep};
 
 use super::site::{Node, REPLICA_SET};
 use super::view::What;
 
 /// mongod's code for "this set was initiated already".
 const ALREADY_INITIALIZED: i32 = 23;
+/// And for "a member of it does not answer": a node runs before its mongod takes connections.
+const NODE_NOT_FOUND: i32 = 74;
+/// How long members are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Initiates the set with these members; one that was initiated before stays as it is.
 pub(crate) async fn initiate(members: Vec<Node>) -> What {
@@ -30,15 +35,19 @@ pub(crate) fn uri(members: &[Node]) -> String {
 async fn run(first: &Node, configuration: &Document) -> mongodb::error::Result<()> {
     let mut options = ClientOptions::parse(first.uri()).await?;
     options.server_selection_timeout = Some(Duration::from_secs(20));
-    let client = Client::with_options(options)?;
-    let answer = client.database("admin").run_command(doc! { "replSetInitiate": configuration }).await;
-    let Err(error) = answer else { return Ok(()) };
-    if let ErrorKind::Command(said) = error.kind.as_ref()
-        && said.code == ALREADY_INITIALIZED
-    {
-        return Ok(());
+    let admin = Client::with_options(options)?.database("admin");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Err(error) = admin.run_command(doc! { "replSetInitiate": configuration }).await else {
+            return Ok(());
+        };
+        let code = if let ErrorKind::Command(said) = error.kind.as_ref() { Some(said.code) } else { None };
+        match code {
+            Some(ALREADY_INITIALIZED) => return Ok(()),
+            Some(NODE_NOT_FOUND) if Instant::now() < deadline => sleep(Duration::from_millis(200)).await,
+            Some(_) | None => return Err(error),
+        }
     }
-    Err(error)
 }
 
 fn configuration(members: &[Node]) -> Document {

@@ -98,7 +98,7 @@ fn action_of(key: KeyEvent) -> Option<Action> {
         // Raw mode: the terminal makes no signal of it.
         return (c == 'c').then_some(Action::Quit);
     }
-    KEYS.iter().find(|(known, _, _)| *known == c.to_ascii_lowercase()).map(|(_, action, _)| *action)
+    KEYS.iter().find(|(known, ..)| *known == c.to_ascii_lowercase()).map(|(_, action, ..)| *action)
 }
 
 #[cfg(test)]

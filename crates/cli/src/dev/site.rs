@@ -31,6 +31,8 @@ pub(crate) const CUSTOMER_KEY: &str = "customer-key";
 
 const VAULT_START: Duration = Duration::from_secs(60);
 const AGENT_START: Duration = Duration::from_secs(30);
+/// How long an agent may take from its start until it knows whether its node runs.
+const SETTLE: Duration = Duration::from_secs(5);
 const AGENT_STOP: Duration = Duration::from_secs(20);
 /// Longer than the agent gives its engine.
 const NODE_STOP: Duration = Duration::from_secs(150);
@@ -244,10 +246,17 @@ impl Site {
     /// Lets a node run that an earlier `keyward dev` stopped.
     pub(crate) async fn let_run(&self, name: &str) -> Result<(), Failure> {
         let node = self.node(name)?;
-        if node.status().await.is_some_and(|status| status.state == NodeState::Stopped) {
-            node.ask(&Request::Start).await?;
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            match node.status().await.map(|status| (status.state, status.engine.is_some())) {
+                Some((NodeState::Stopped, _)) => return node.ask(&Request::Start).await.map(drop),
+                // An agent that has just begun does not say yet that its node was stopped.
+                Some((NodeState::Starting, false)) | None if Instant::now() < deadline => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                Some(_) | None => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     /// Starts the vault again; its address is the one it had.

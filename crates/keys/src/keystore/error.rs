@@ -112,7 +112,7 @@ pub enum KeystoreError {
     /// The next image gives a database's key to something else.
     #[error("database key {0} would change its purpose by this step")]
     PurposeChanged(KeyId),
-    /// `commit` after a rotation, or `commit_rotated` without one.
+    /// `check_next` of a rotation's image.
     #[error("the step leads to master key {found}, not to {expected}")]
     OtherMasterKey {
         /// The master key id of the image.

@@ -15,10 +15,26 @@ use crate::{DatabaseKey, KeyId, MasterKey, NodeId, assignment::Assignment, scrub
 
 /// A keystore that verified, with its master key.
 ///
-/// The steps change nothing here: they return what to write. After the file is durable, `commit` takes it in.
+/// The steps change nothing here: they return what to write. [`check_next`](Self::check_next) is asked before it is
+/// written, [`become_next`](Self::become_next) takes it in afterwards.
 pub struct OpenKeystore {
     pub(super) sealed: SealedKeystore,
     pub(super) master: MasterKey,
+}
+
+/// A verified next generation, to become once its file is durable.
+#[derive(Debug)]
+pub struct Successor {
+    sealed: SealedKeystore,
+    /// The new master key, where the step leads to one.
+    rotated: Option<MasterKey>,
+}
+
+impl Successor {
+    /// All the plain fields, and the bytes to be found on disk.
+    pub fn sealed(&self) -> &SealedKeystore {
+        &self.sealed
+    }
 }
 
 impl OpenKeystore {
@@ -187,35 +203,43 @@ impl OpenKeystore {
         self.under_new_master_key(node_id, generation, new, wraps, now)
     }
 
-    /// Whether `image` is the step after this very generation. To be asked before it is written.
-    pub fn check_next(&self, image: &FileImage) -> Result<(), KeystoreError> {
-        let current = self.sealed.generation();
-        if current.checked_add(1) == Some(image.generation) {
-            Ok(())
-        } else {
-            Err(KeystoreError::GenerationMoved { image: image.generation, current })
-        }
-    }
-
-    /// After the image is durable: become it.
-    ///
-    /// Fails, and changes nothing, when the generation has moved, the image does not verify under the same master
-    /// key, or a database key is missing from it or another one.
-    pub fn commit(&mut self, image: &FileImage) -> Result<(), KeystoreError> {
+    /// What `image` leads to, if it is the step after this very generation, verifies under the same master key, and
+    /// loses no database key. To be asked before it is written: afterwards the generation before it goes.
+    pub fn check_next(&self, image: &FileImage) -> Result<Successor, KeystoreError> {
         let next = self.checked_successor(image, &self.master)?;
         let (expected, found) = (self.sealed.master_key_id(), next.master_key_id());
         if found != expected {
             return Err(KeystoreError::OtherMasterKey { found, expected });
         }
-        self.sealed = next;
+        Ok(Successor { sealed: next, rotated: None })
+    }
+
+    /// As `check_next`, for the image of `rotate_master_key`.
+    pub fn check_rotated(&self, image: &FileImage, new: MasterKey) -> Result<Successor, KeystoreError> {
+        let next = self.checked_successor(image, &new)?;
+        Ok(Successor { sealed: next, rotated: Some(new) })
+    }
+
+    /// After its file is durable: become it. After a rotation the old master key is wiped.
+    pub fn become_next(&mut self, next: Successor) -> Result<(), KeystoreError> {
+        self.check_generation(next.sealed.generation())?;
+        self.sealed = next.sealed;
+        if let Some(new) = next.rotated {
+            self.master = new;
+        }
         Ok(())
     }
 
-    /// As `commit`, after `rotate_master_key`. The old master key is wiped.
+    /// `check_next` and `become_next` in one, for a caller that checks what it has written.
+    pub fn commit(&mut self, image: &FileImage) -> Result<(), KeystoreError> {
+        let next = self.check_next(image)?;
+        self.become_next(next)
+    }
+
+    /// As `commit`, after `rotate_master_key`.
     pub fn commit_rotated(&mut self, image: &FileImage, new: MasterKey) -> Result<(), KeystoreError> {
-        let next = self.checked_successor(image, &new)?;
-        *self = Self { sealed: next, master: new };
-        Ok(())
+        let next = self.check_rotated(image, new)?;
+        self.become_next(next)
     }
 
     fn step(
@@ -229,6 +253,15 @@ impl OpenKeystore {
             change(&mut contents, &keys)?;
             image(&contents, &keys)
         })
+    }
+
+    fn check_generation(&self, image: u64) -> Result<(), KeystoreError> {
+        let current = self.sealed.generation();
+        if current.checked_add(1) == Some(image) {
+            Ok(())
+        } else {
+            Err(KeystoreError::GenerationMoved { image, current })
+        }
     }
 
     fn next_generation(&self, seen: u64) -> Result<u64, KeystoreError> {
@@ -270,7 +303,7 @@ impl OpenKeystore {
         image: &FileImage,
         master: &MasterKey,
     ) -> Result<SealedKeystore, KeystoreError> {
-        self.check_next(image)?;
+        self.check_generation(image.generation)?;
         let next = SealedKeystore::parse(&image.bytes)?;
         if next.generation() != image.generation {
             return Err(KeystoreError::OtherGeneration {

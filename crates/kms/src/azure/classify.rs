@@ -28,8 +28,10 @@ pub enum Fault {
     TimedOut,
     /// The connection was refused, reset, or closed before the answer was complete.
     ConnectionFailed,
-    /// The host's name does not resolve.
+    /// Nobody could say what address the host's name has.
     NameNotResolved,
+    /// The host's name does not exist. To a probe this is trouble of the same class.
+    NoSuchName,
     /// The TLS handshake failed.
     TlsFailed,
     /// What came is not HTTP, or longer than any answer may be.
@@ -53,7 +55,10 @@ pub struct Answer<'a> {
 pub fn classify(stage: Stage, answer: Result<Answer<'_>, Fault>) -> (Class, Facts) {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(fault) => return (of_fault(fault), Facts::default()),
+        Err(fault) => {
+            let facts = Facts { no_such_name: fault == Fault::NoSuchName, ..Facts::default() };
+            return (of_fault(fault), facts);
+        }
     };
     let status = Some(answer.status);
     if (200..300).contains(&answer.status) {
@@ -173,7 +178,8 @@ fn of_fault(fault: Fault) -> Class {
     match fault {
         Fault::TimedOut => Class::TimedOut,
         Fault::ConnectionFailed => Class::ConnectionFailed,
-        Fault::NameNotResolved => Class::NameNotResolved,
+        // A vault that was deleted and purged has no name any more, and so has a resolver that lost its zone.
+        Fault::NameNotResolved | Fault::NoSuchName => Class::NameNotResolved,
         Fault::TlsFailed => Class::TlsFailed,
         Fault::NotAnAnswer => Class::Malformed,
         Fault::PublicAddress => Class::DeniedByPrivateLink,

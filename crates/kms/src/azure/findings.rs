@@ -167,6 +167,12 @@ pub(super) fn of_unseen_vault(key: &KeyIdentifier, failure: Option<&Failure>) ->
 
 /// A call of the check failed.
 pub(super) fn of_failure(operation: Operation, key: &KeyIdentifier, class: Class, facts: &Facts) -> Finding {
+    // Entra ID's or ARM's name may be missing too: that is not the vault's.
+    if facts.no_such_name && facts.host.as_deref() == Some(key.vault_host()) {
+        let text = format!("{operation} {key} did not work: there is no host {}", key.vault_host());
+        let hint = "is the name right? compare it with the vault's in the Azure portal";
+        return finding(Severity::Refuse, About::NoSuchVault, Some(class), text, hint);
+    }
     let denied = matches!(class, Class::DeniedByPolicy | Class::DeniedByRbac | Class::OperationTakenOff);
     let text = if denied {
         let missing = match operation {
@@ -184,14 +190,15 @@ pub(super) fn of_failure(operation: Operation, key: &KeyIdentifier, class: Class
         }
         _ => class.hint(),
     };
-    let about = About::Answer { operation, inner_code: facts.inner_code.clone() };
+    let about =
+        About::Answer { operation, inner_code: facts.inner_code.clone(), retry_after_s: facts.retry_after_s };
     finding(Severity::Refuse, about, Some(class), text, hint)
 }
 
 /// The vault unwrapped something else than was wrapped.
 pub(super) fn of_wrong_answer(key: &KeyIdentifier) -> Finding {
     let text = format!("{key} did not unwrap to what was wrapped with it");
-    let about = About::Answer { operation: Operation::Unwrap, inner_code: None };
+    let about = About::Answer { operation: Operation::Unwrap, inner_code: None, retry_after_s: None };
     finding(Severity::Refuse, about, Some(Class::BadCiphertext), text, "do not use this key; report it")
 }
 

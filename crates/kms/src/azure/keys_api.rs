@@ -21,6 +21,7 @@ use super::{
     classify::{SecondLook, Stage},
     config::Places,
     retry::RetryPolicy,
+    rotation::rotates_after_days,
     token::{Bearer, Tokens},
     transport::{Failure, Reply, Request, Transport, host_of, wiped_body},
 };
@@ -123,6 +124,24 @@ impl KeysApi {
             return Err(malformed(facts, "the answer is about another key"));
         }
         Ok((description, facts))
+    }
+
+    /// How often the vault makes a new version of the key by itself, in days.
+    pub(super) async fn rotates_after_days(
+        &self,
+        tokens: &Tokens,
+        key: &KeyIdentifier,
+        policy: &RetryPolicy,
+    ) -> Result<Option<u32>, Failure> {
+        let call = Call {
+            operation: Operation::Describe,
+            method: Method::GET,
+            key,
+            path: format!("/keys/{}/rotationpolicy", key.name()),
+            body: Bytes::new(),
+        };
+        let (reply, facts) = self.call(tokens, &call, policy).await?;
+        rotates_after_days(&reply.body).map_err(|why| malformed(facts, why))
     }
 
     /// Whether the key is among the vault's deleted ones.

@@ -4,6 +4,8 @@
 //! The endpoint is a resource of ours; the connection that it asks for is the vault's. A connection that was
 //! rejected or removed is final for its endpoint: another one has to be made.
 
+use std::sync::Arc;
+
 use http::header;
 use keyward_model::Class;
 use serde::Deserialize;
@@ -14,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{
     classify::Stage,
     config::{AzureConfig, ConfigError},
+    names::HostNames,
     token::Tokens,
     transport::{Failure, Reply, Request, Transport, wiped_body},
 };
@@ -102,7 +105,7 @@ impl PrivateLink {
             return Err(problem);
         }
         let places = config.places();
-        let transport = Transport::secure(config)?;
+        let transport = Transport::secure(config, Arc::new(HostNames))?;
         let tokens = Tokens::new(config, places.authorities[0].clone(), transport.clone())?;
         Ok(Self { arm: places.arm, tokens, transport })
     }

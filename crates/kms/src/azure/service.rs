@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use super::{
     config::{AzureConfig, ConfigError},
     findings,
     keys_api::{KeysApi, Pair},
+    names::{HostNames, Names},
     retry::RetryPolicy,
     token::Tokens,
     transport::{Failure, Transport},
@@ -37,12 +38,17 @@ pub struct AzureKeyService {
 impl AzureKeyService {
     /// Sets up the client. Nothing is sent, and no credential is read yet.
     pub fn new(config: AzureConfig) -> Result<Self, ConfigError> {
+        Self::with_names(config, Arc::new(HostNames))
+    }
+
+    /// The same, with another way to look up the names of vaults, of Entra ID and of ARM.
+    pub fn with_names(config: AzureConfig, names: Arc<dyn Names>) -> Result<Self, ConfigError> {
         if let Some(problem) = config.problems().into_iter().next() {
             return Err(problem);
         }
         let places = config.places();
-        let transport = Transport::secure(&config)?;
-        let to_vault = Transport::to_vault(&config)?;
+        let transport = Transport::secure(&config, Arc::clone(&names))?;
+        let to_vault = Transport::to_vault(&config, names)?;
         let tokens = Tokens::new(&config, places.authorities[0].clone(), transport.clone())?;
         let arm = match (config.subscription_id, config.resource_group) {
             (Some(subscription), Some(group)) => {
@@ -64,6 +70,13 @@ impl AzureKeyService {
     /// With other bounds than [`RetryPolicy::WORK`] for all but probes: someone waits for the answer.
     pub fn with_retries(self, work: RetryPolicy) -> Self {
         Self { work, ..self }
+    }
+
+    /// How often the vault makes a new version of the key by itself, in days; `None` when it does not. Needs the
+    /// permission to read the key's rotation policy, which nothing else needs.
+    pub async fn rotates_after_days(&self, key: &KeyIdentifier) -> Result<Option<u32>, KmsError> {
+        let read = self.keys.rotates_after_days(&self.tokens, key, &self.work).await;
+        read.map_err(|failure| error(Operation::Describe, key, failure))
     }
 
     /// Wraps or unwraps by whichever pair of operations is granted.

@@ -1,6 +1,13 @@
 //! One HTTP exchange: bounded in time and size, its faults told apart, its buffers wiped.
 
-use std::{error::Error, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -12,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{
     classify::{Answer, Fault, Stage, classify, shorten},
     config::{AzureConfig, Cloud, ConfigError},
+    names::{HostNames, Names, NoAddress},
 };
 use crate::Facts;
 use keyward_model::Class;
@@ -114,22 +122,26 @@ pub(super) struct Transport {
 
 impl Transport {
     /// For Entra ID and ARM: TLS only.
-    pub(super) fn secure(config: &AzureConfig) -> Result<Self, ConfigError> {
-        Self::over_tls(config, Admitted::All)
+    pub(super) fn secure(config: &AzureConfig, names: Arc<dyn Names>) -> Result<Self, ConfigError> {
+        Self::over_tls(config, names, Admitted::All)
     }
 
     /// For vaults: TLS only, and to private addresses alone where the configuration requires that.
-    pub(super) fn to_vault(config: &AzureConfig) -> Result<Self, ConfigError> {
+    pub(super) fn to_vault(config: &AzureConfig, names: Arc<dyn Names>) -> Result<Self, ConfigError> {
         let admitted = match (config.require_private_networking, &config.cloud) {
             (false, _) => Admitted::All,
             (true, Cloud::Custom(_)) => Admitted::PrivateOrLoopback,
             (true, Cloud::Azure | Cloud::AzureChina | Cloud::AzureUsGovernment) => Admitted::Private,
         };
-        Self::over_tls(config, admitted)
+        Self::over_tls(config, names, admitted)
     }
 
-    fn over_tls(config: &AzureConfig, admitted: Admitted) -> Result<Self, ConfigError> {
-        let builder = client_builder(config.call_timeout, admitted)
+    fn over_tls(
+        config: &AzureConfig,
+        names: Arc<dyn Names>,
+        admitted: Admitted,
+    ) -> Result<Self, ConfigError> {
+        let builder = client_builder(config.call_timeout, names, admitted)
             .https_only(true)
             .tls_backend_preconfigured(tls_config(&config.cloud, config.ca_file.as_deref())?);
         let builder = match (&config.cloud, admitted) {
@@ -144,7 +156,7 @@ impl Transport {
 
     /// For the machine's metadata service: plain HTTP on a link-local address, and never through a proxy.
     pub(super) fn metadata_service(config: &AzureConfig) -> Result<Self, ConfigError> {
-        let builder = client_builder(config.call_timeout, Admitted::All)
+        let builder = client_builder(config.call_timeout, Arc::new(HostNames), Admitted::All)
             .no_proxy()
             // Azure's own needs none; a development vault's speaks TLS only.
             .tls_backend_preconfigured(tls_config(&config.cloud, config.ca_file.as_deref())?);
@@ -245,7 +257,7 @@ fn retry_after_s(value: &str, now: jiff::Timestamp) -> Option<u64> {
     u64::try_from(at.duration_since(now).as_secs()).ok()
 }
 
-fn client_builder(timeout: Duration, admitted: Admitted) -> reqwest::ClientBuilder {
+fn client_builder(timeout: Duration, names: Arc<dyn Names>, admitted: Admitted) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
         // A token follows nobody.
@@ -254,7 +266,7 @@ fn client_builder(timeout: Duration, admitted: Admitted) -> reqwest::ClientBuild
         // No connection is kept: what its buffers carried goes with it. Calls come a minute apart, and each looks up
         // the name anew and sees a changed route.
         .pool_max_idle_per_host(0)
-        .dns_resolver(Arc::new(HostResolver { admitted }))
+        .dns_resolver(Arc::new(Resolver { names, admitted }))
 }
 
 fn tls_config(cloud: &Cloud, ca_file: Option<&Path>) -> Result<rustls::ClientConfig, ConfigError> {
@@ -342,43 +354,52 @@ fn not_private(host: &str, addresses: &[IpAddr]) -> String {
     )
 }
 
-/// The host's resolver. Ours so that a name that does not resolve has a type to be known by, and so that the very
-/// addresses that are connected to are the ones that were looked at.
-struct HostResolver {
+/// What reqwest asks for addresses. Ours so that a name that does not resolve has a type to be known by, and so that
+/// the very addresses that are connected to are the ones that were looked at.
+struct Resolver {
+    names: Arc<dyn Names>,
     admitted: Admitted,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the name `{name}` does not resolve")]
-struct NotResolved {
-    name: String,
-    #[source]
-    source: Option<io::Error>,
+enum NotResolved {
+    #[error("there is no host `{0}`")]
+    NoSuchName(String),
+    #[error("the name `{name}` does not resolve: {why}")]
+    NotAnswered { name: String, why: String },
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NotPrivate(String);
 
-impl Resolve for HostResolver {
+impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let admitted = self.admitted;
+        let (names, admitted) = (Arc::clone(&self.names), self.admitted);
         Box::pin(async move {
             let name = name.as_str().to_owned();
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<_>>);
+            let asked = name.clone();
+            let found = tokio::task::spawn_blocking(move || names.look_up(&asked)).await;
             let found = match found {
-                Ok(addresses) => addresses,
-                Err(source) => return Err(NotResolved { name, source: Some(source) }.into()),
+                Ok(Ok(addresses)) => addresses,
+                Ok(Err(NoAddress::NoSuchName)) => return Err(NotResolved::NoSuchName(name).into()),
+                Ok(Err(NoAddress::NotAnswered(why))) => {
+                    return Err(NotResolved::NotAnswered { name, why }.into());
+                }
+                Err(error) => {
+                    return Err(NotResolved::NotAnswered { name, why: error.to_string() }.into());
+                }
             };
-            if found.is_empty() {
-                return Err(NotResolved { name, source: None }.into());
+            let good: Vec<SocketAddr> =
+                found.iter().filter(|at| admitted.admits(**at)).map(|at| SocketAddr::new(*at, 0)).collect();
+            match (found.is_empty(), good.is_empty()) {
+                (true, _) => {
+                    let why = "it has no address".to_owned();
+                    Err(NotResolved::NotAnswered { name, why }.into())
+                }
+                (false, true) => Err(NotPrivate(not_private(&name, &found)).into()),
+                (false, false) => Ok(Box::new(good.into_iter()) as Addrs),
             }
-            let good: Vec<_> = found.iter().copied().filter(|at| admitted.admits(at.ip())).collect();
-            if good.is_empty() {
-                let addresses: Vec<IpAddr> = found.iter().map(std::net::SocketAddr::ip).collect();
-                return Err(NotPrivate(not_private(&name, &addresses)).into());
-            }
-            Ok(Box::new(good.into_iter()) as Addrs)
         })
     }
 }
@@ -386,8 +407,10 @@ impl Resolve for HostResolver {
 /// Tells faults apart by the types in the chain of sources, never by their text.
 fn fault_of(error: &reqwest::Error) -> Fault {
     for cause in causes(error) {
-        if cause.is::<NotResolved>() {
-            return Fault::NameNotResolved;
+        match cause.downcast_ref::<NotResolved>() {
+            Some(NotResolved::NoSuchName(_)) => return Fault::NoSuchName,
+            Some(NotResolved::NotAnswered { .. }) => return Fault::NameNotResolved,
+            None => {}
         }
         if cause.is::<NotPrivate>() {
             return Fault::PublicAddress;

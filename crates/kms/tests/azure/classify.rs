@@ -184,6 +184,7 @@ fn every_fault() {
         (Fault::TimedOut, Class::TimedOut),
         (Fault::ConnectionFailed, Class::ConnectionFailed),
         (Fault::NameNotResolved, Class::NameNotResolved),
+        (Fault::NoSuchName, Class::NameNotResolved),
         (Fault::TlsFailed, Class::TlsFailed),
         (Fault::NotAnAnswer, Class::Malformed),
     ];

@@ -1,14 +1,22 @@
 //! No answer, told apart: against real listeners that refuse, hang, reset, speak nonsense or show a certificate
 //! of another authority.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::recorded::{self, Reply, Server, VERSION, token};
 use keyward_kms::{
-    KeyService,
-    azure::{AzureKeyService, Cloud},
+    About, Finding, KeyService,
+    azure::{
+        AzureKeyService, Cloud,
+        names::{Names, NoAddress},
+        retry::RetryPolicy,
+    },
 };
-use keyward_model::{Class, KeyIdentifier};
+use keyward_model::{Class, KeyIdentifier, Weight};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -27,6 +35,59 @@ fn service_at(server: &Server, host: &str, call_timeout: Duration) -> (AzureKeyS
 async fn probe_of(server: &Server, host: &str) -> keyward_model::Evidence {
     let (service, key) = service_at(server, host, Duration::from_secs(2));
     service.probe(&key, &[1; 256], &[0; 32]).await
+}
+
+/// A resolver that knows `localhost` and says of every other name what it was told to.
+#[derive(Debug)]
+struct Known(NoAddress);
+
+impl Names for Known {
+    fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
+        if name == "localhost" { Ok(vec![Ipv4Addr::LOCALHOST.into()]) } else { Err(self.0.clone()) }
+    }
+}
+
+/// What a check and a probe say of a vault at `host`, with Entra ID at `authority`.
+async fn with_names(
+    server: &Server,
+    host: &str,
+    authority: &str,
+    says: NoAddress,
+) -> (Vec<Finding>, keyward_model::Evidence) {
+    let mut config = server.config();
+    let Cloud::Custom(endpoints) = &mut config.cloud else { unreachable!() };
+    endpoints.vault_hosts = vec![host.to_owned()];
+    endpoints.authority = format!("https://{authority}").parse().unwrap();
+    let once = RetryPolicy { attempts: 1, ..RetryPolicy::WORK };
+    let service = AzureKeyService::with_names(config, Arc::new(Known(says))).unwrap().with_retries(once);
+    let key = KeyIdentifier::new(&format!("https://{host}"), "k1", VERSION).unwrap();
+    (service.check(&key).await, service.probe(&key, &[1; 256], &[0; 32]).await)
+}
+
+/// DESIGN rule 3: to a probe, a name that does not exist and a resolver that does not answer are the same trouble. A
+/// check, which a person asks for, tells them apart, and only for the vault's own name.
+#[tokio::test]
+async fn a_name_that_does_not_exist_and_a_resolver_that_does_not_answer() {
+    let server = Server::start(|own, seen| own.usual(seen).unwrap()).await;
+    let at = server.url().trim_start_matches("https://").to_owned();
+    let silent = || NoAddress::NotAnswered("Temporary failure in name resolution".to_owned());
+
+    let missing = with_names(&server, "contoso.vault.test", &at, NoAddress::NoSuchName).await;
+    assert_eq!(missing.0[0].about, About::NoSuchVault);
+    assert!(missing.0[0].text.ends_with("there is no host contoso.vault.test"), "{}", missing.0[0].text);
+    assert!(missing.0[0].hint.starts_with("is the name right?"), "{}", missing.0[0].hint);
+    let unknown = with_names(&server, "contoso.vault.test", &at, silent()).await;
+    assert!(matches!(unknown.0[0].about, About::Answer { .. }), "{:?}", unknown.0);
+    assert!(unknown.0[0].text.contains("Temporary failure"), "{}", unknown.0[0].text);
+    for (findings, evidence) in [missing, unknown] {
+        assert_eq!(findings[0].class, Some(Class::NameNotResolved));
+        assert_eq!(evidence.class, Class::NameNotResolved);
+        assert_eq!(evidence.class.weight(), Weight::Neutral, "no evidence of a revocation");
+    }
+
+    // Entra ID's name is missing, the vault's is not.
+    let elsewhere = with_names(&server, &at, "login.directory.test", NoAddress::NoSuchName).await;
+    assert!(matches!(elsewhere.0[0].about, About::Answer { .. }), "{:?}", elsewhere.0);
 }
 
 async fn unused() -> Server {

@@ -325,6 +325,7 @@ mod tests {
             public_key_sha256: String::new(),
             enrolled_at: at(0),
             revoked_at: None,
+            silent_since: None,
         }
     }
 

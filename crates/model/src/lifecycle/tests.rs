@@ -71,6 +71,24 @@ fn an_adopted_engine_outlives_an_outage_and_a_damaged_keystore() {
 }
 
 #[test]
+fn an_engine_that_crashes_beside_a_broken_keystore_does_not_leave_the_node_starting_for_ever() {
+    let broken = || Event::Unlocked(Err(UnlockFailure::Broken("the keystore is damaged".into())));
+    for mended in [false, true] {
+        let mut node = node();
+        node.on(Event::EngineFound { hello_seen: true }, 0);
+        node.on(broken(), 1);
+        assert_eq!(node.on(Event::EngineEnded { text: "signal 11".into() }, 2), [Effect::Unlock]);
+        if mended {
+            assert_eq!(node.on(Event::Unlocked(Ok(())), 3), []);
+            assert_eq!(node.on(Event::Tick, node.next_tick_ms().unwrap()), [Effect::Spawn]);
+        } else {
+            node.on(broken(), 3);
+            assert_eq!((node.state(), node.reason()), (NodeState::Failed, "the keystore is damaged".into()));
+        }
+    }
+}
+
+#[test]
 fn an_engine_without_hello_is_stopped_and_named() {
     let mut node = node();
     node.on(Event::Tick, 0);

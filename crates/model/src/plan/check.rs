@@ -30,6 +30,12 @@ pub enum Violation {
     /// No majority would be left.
     #[error("taking node {0} down leaves no majority of its cluster")]
     NoMajority(NodeId),
+    /// A member is to be emptied that does not serve unencrypted data, or without a customer key to fill it under.
+    #[error("node {0} would be emptied, and its cluster does not ask for that")]
+    Resync(NodeId),
+    /// Two members of a cluster are being emptied or filled at once.
+    #[error("node {0} is emptied while node {1} of its cluster is not whole")]
+    TwoResyncs(NodeId, NodeId),
     /// A customer key for a node that should have none, or that nobody configured.
     #[error("node {0} is given a customer key that its project or cluster does not name")]
     Key(NodeId),
@@ -81,6 +87,7 @@ pub fn check(plan: &Plan, state: &State) -> Vec<Violation> {
             keys_of(cluster, key.is_some(), node, plan, &mut found);
         }
         turns(cluster, key, members, &mut found);
+        resyncs(cluster, key, members, &mut found);
         releases(cluster, members, &mut found);
         for rotation in &own.rotate {
             let recent = cluster.rotations.iter().any(|old| {
@@ -185,14 +192,14 @@ fn turns(
 fn begins(node: &Node, asks: &Asked) -> Option<Work> {
     let seen = node.seen.as_ref()?;
     let newly = asks.key != node.asked.key;
-    if node.asked.member && !asks.member {
+    if asks.resync && !node.asked.resync {
+        Some(Work::Resync)
+    } else if node.asked.member && !asks.member {
         Some(Work::Release)
     } else if newly && asks.key.is_none() {
         None
     } else if newly && seen.key.is_some() && asks.key != seen.key && !on_its_way(node) {
         Some(Work::MoveKey)
-    } else if newly && seen.key.is_none() && seen.state == NodeState::Running && !on_its_way(node) {
-        Some(Work::Resync)
     } else if asks.rotate.is_some() && asks.rotate != node.asked.rotate {
         Some(Work::RotateMasterKey)
     } else {
@@ -204,8 +211,38 @@ fn begins(node: &Node, asks: &Asked) -> Option<Work> {
 fn on_its_way(node: &Node) -> bool {
     let Some(seen) = &node.seen else { return false };
     let id = seen.master_key.as_ref().map(|(id, _)| id);
-    (node.asked.key.is_some() && node.asked.key != seen.key)
+    // A key alone means nothing to a database that is not encrypted.
+    (node.asked.key.is_some() && node.asked.key != seen.key && !seen.unencrypted)
+        || (node.asked.resync && !node.settled())
         || (node.asked.rotate.is_some() && node.asked.rotate.as_ref() == id)
+}
+
+/// Data is deleted only of members that say that theirs is not encrypted, where the cluster wants it so, of one at a
+/// time, and never of a primary: also not when it was asked for before it became one.
+fn resyncs(
+    cluster: &Cluster,
+    key: Option<&crate::KeyIdentifier>,
+    members: &[(&Node, &NodePlan)],
+    found: &mut Vec<Violation>,
+) {
+    let unencrypted = |node: &Node| node.seen.as_ref().is_some_and(|seen| seen.unencrypted);
+    let resyncing: Vec<&Node> =
+        members.iter().filter(|(_, plan)| plan.resync).map(|(node, _)| *node).collect();
+    for (node, plan) in members.iter().filter(|(_, plan)| plan.resync) {
+        let begun = node.asked.resync && !node.settled();
+        let wanted = cluster.provider != KeyProvider::None && key.is_some() && !cluster.deleting;
+        let serves = node.seen.as_ref().is_some_and(|seen| seen.state == NodeState::Running);
+        if !wanted || plan.key != KeyWant::Use || !(begun || (unencrypted(node) && serves)) {
+            found.push(Violation::Resync(node.id));
+        }
+        let primary = node.seen.as_ref().is_some_and(|seen| seen.member == Some(MemberState::Primary));
+        if primary && unencrypted(node) {
+            found.push(Violation::Primary(node.id));
+        }
+    }
+    if let [one, other, ..] = resyncing[..] {
+        found.push(Violation::TwoResyncs(one.id, other.id));
+    }
 }
 
 fn releases(cluster: &Cluster, members: &[(&Node, &NodePlan)], found: &mut Vec<Violation>) {

@@ -1,6 +1,6 @@
 //! The plan of one cluster.
 
-use super::{Cluster, ClusterPlan, KeyWant, Node, NodePlan, Plan, Project, Waiting, WaitingOn, Work};
+use super::{Cluster, ClusterPlan, KeyWant, Node, NodePlan, Plan, Project, Resync, Waiting, WaitingOn, Work};
 use crate::{
     NodeState, Timestamp,
     cluster::{ClusterState, KeyProvider, NodeRotation},
@@ -34,6 +34,7 @@ pub(super) fn plan_cluster(
         .filter(|(node, plan)| plan.cluster.is_none() && released(node))
         .map(|(node, _)| node.id)
         .collect();
+    own.resync = resync(cluster, members, plans);
     own.gone = cluster.deleting && own.released.len() == members.len();
     own.state = state(now, cluster, project, members, plans);
     planned.clusters.push(own);
@@ -45,8 +46,6 @@ struct Scene<'a> {
     cluster: &'a Cluster,
     project: Option<&'a Project>,
     members: &'a [&'a Node],
-    /// Whether some member serves data that is not encrypted although it should be.
-    resyncing: bool,
     /// The member that should leave.
     leaver: Option<&'a Node>,
 }
@@ -58,11 +57,8 @@ impl<'a> Scene<'a> {
         project: Option<&'a Project>,
         members: &'a [&'a Node],
     ) -> Self {
-        let encrypt = cluster.provider != KeyProvider::None;
-        let unencrypted =
-            |node: &&Node| node.serving() && node.seen.as_ref().is_some_and(|seen| seen.key.is_none());
         let leaver = if members.len() > cluster.node_count { leaver(members) } else { None };
-        Self { now, cluster, project, members, resyncing: encrypt && members.iter().any(unencrypted), leaver }
+        Self { now, cluster, project, members, leaver }
     }
 
     fn nodes(&self) -> Vec<NodePlan> {
@@ -101,9 +97,8 @@ impl<'a> Scene<'a> {
         } else {
             match (self.key(), &seen.key) {
                 (None, _) => {}
-                (Some(_), None) if node.serving() || (node.asked.key.is_some() && self.resyncing) => {
-                    return Some(Work::Resync);
-                }
+                // Until it is whole again, whatever else is wished by now.
+                (Some(_), _) if node.unencrypted() || node.resyncing() => return Some(Work::Resync),
                 (Some(_), None) => return Some(Work::FirstKey),
                 (Some(wanted), Some(seen)) if wanted != seen => return Some(Work::MoveKey),
                 (Some(_), Some(_)) => {}
@@ -124,7 +119,8 @@ impl<'a> Scene<'a> {
             Work::Release => node.asked.revision > 0 && !node.asked.member,
             // A key that was asked for, be it this one or one that was wished for before.
             Work::MoveKey => node.asked.key.is_some() && node.asked.key != seen.key,
-            Work::Resync => node.asked.key.is_some() && !node.asked.off,
+            // One that became primary before it was emptied hands over first, or lets others go before it.
+            Work::Resync => node.asked.resync && !(node.unencrypted() && node.primary()),
             Work::RotateMasterKey => {
                 node.asked.rotate.is_some()
                     && node.asked.rotate.as_deref() == seen.master_key.as_ref().map(|(id, _)| id.as_str())
@@ -147,7 +143,12 @@ impl<'a> Scene<'a> {
             }
             (Some(work), Turn::StepDown) => {
                 plan.step_down = true;
-                plan.waiting.push(Waiting { work: *work, on: WaitingOn::StepDown { node: node.id } });
+                let approval = node.seen.as_ref().is_some_and(|seen| seen.needs_approval);
+                let on = match approval {
+                    true => WaitingOn::Approval { node: node.id },
+                    false => WaitingOn::StepDown { node: node.id },
+                };
+                plan.waiting.push(Waiting { work: *work, on });
                 false
             }
             (_, Turn::Go) | (None, _) => true,
@@ -161,8 +162,8 @@ impl<'a> Scene<'a> {
                     plan = NodePlan { work: plan.work, waiting: plan.waiting, ..NodePlan::free(node.id) }
                 }
                 Work::RotateMasterKey => plan.rotate = self.rotation(node).map(|r| r.master_key.clone()),
-                Work::Place | Work::Run | Work::FirstKey | Work::MoveKey | Work::Resync | Work::SwitchOff => {
-                }
+                Work::Resync => plan.resync = true,
+                Work::Place | Work::Run | Work::FirstKey | Work::MoveKey | Work::SwitchOff => {}
             }
         } else if need.is_none() {
             self.rest(node, &mut plan);
@@ -204,8 +205,10 @@ impl<'a> Scene<'a> {
     fn rest(&self, node: &Node, plan: &mut NodePlan) {
         let work = if node.asked.member { Work::Run } else { Work::Place };
         // Nothing is started unencrypted.
-        let keyless =
-            node.seen.as_ref().is_some_and(|seen| seen.key.is_none() && seen.state != NodeState::Running);
+        let keyless = node
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.key.is_none() && !seen.unencrypted && seen.state != NodeState::Running);
         if keyless && node.asked.member && self.cluster.provider == KeyProvider::None && !self.cluster.paused
         {
             plan.waiting.push(Waiting { work: Work::Run, on: WaitingOn::NoCustomerKey });
@@ -270,6 +273,20 @@ fn release(now: Timestamp, node: &Node) -> NodePlan {
 /// Whether a node knows that it is in no cluster; one of which nothing was ever asked never knew of any.
 fn released(node: &Node) -> bool {
     !node.asked.member && node.settled()
+}
+
+/// Whether members are being filled again, encrypted.
+fn resync(cluster: &Cluster, members: &[&Node], plans: &[NodePlan]) -> Resync {
+    let under_way = |(node, plan): (&&Node, &NodePlan)| plan.resync || node.resyncing();
+    let wanted = cluster.provider != KeyProvider::None;
+    let keyless = |node: &&Node| node.seen.as_ref().is_none_or(|seen| seen.key.is_none());
+    if members.iter().zip(plans).any(under_way) {
+        Resync::UnderWay
+    } else if members.iter().any(|node| node.unencrypted() || (wanted && keyless(node))) {
+        Resync::Waits
+    } else {
+        Resync::None
+    }
 }
 
 /// What the reports add up to; nothing is done that no node has reported.

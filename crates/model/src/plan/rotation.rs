@@ -1,6 +1,6 @@
 //! When master keys are due, and which rotations start now.
 
-use super::{Cluster, ClusterPlan, DAY_MS, Node, ROTATION_MS, WEEK_MS, Waiting, WaitingOn, Work};
+use super::{Cluster, ClusterPlan, DAY_MS, Node, ROTATION_MS, Resync, WEEK_MS, Waiting, WaitingOn, Work};
 use crate::{
     Timestamp,
     cluster::{ClusterState, KeyProvider, NodeRotation},
@@ -59,6 +59,7 @@ pub(super) fn plan_rotations(
         released: Vec::new(),
         rotate: Vec::new(),
         waiting: Vec::new(),
+        resync: Resync::None,
         gone: false,
     };
     let horizon = now.epoch_ms().saturating_add(WEEK_MS);

@@ -113,6 +113,46 @@ pub enum WaitingOn {
     Paused,
 }
 
+impl Waiting {
+    /// In words for people, on the page of node `own`: what it waits for itself is said of "this node".
+    pub fn text(&self, own: Option<NodeId>) -> String {
+        let Waiting { work, on } = self;
+        match on {
+            WaitingOn::NodeUnhealthy { node, state } if own == Some(*node) => match state {
+                Some(state) => format!("{work}: this node is {state}"),
+                None => format!("{work}: this node is silent"),
+            },
+            WaitingOn::Member { node } if own == Some(*node) => {
+                format!("{work}: this node is neither primary nor secondary")
+            }
+            WaitingOn::Report { node }
+            | WaitingOn::StepDown { node }
+            | WaitingOn::NoReplicaSet { node }
+            | WaitingOn::Verdict { node, .. }
+            | WaitingOn::Approval { node }
+                if own == Some(*node) =>
+            {
+                format!("{work} waits for {on}")
+                    .replace(&format!("the report of node {node}"), "this node's report")
+                    .replace(&format!("node {node}"), "this node")
+            }
+            WaitingOn::Report { .. }
+            | WaitingOn::OtherNode { .. }
+            | WaitingOn::NodeUnhealthy { .. }
+            | WaitingOn::Member { .. }
+            | WaitingOn::StepDown { .. }
+            | WaitingOn::Majority { .. }
+            | WaitingOn::NoReplicaSet { .. }
+            | WaitingOn::Window { .. }
+            | WaitingOn::Verdict { .. }
+            | WaitingOn::Approval { .. }
+            | WaitingOn::NoFreeNode { .. }
+            | WaitingOn::NoCustomerKey
+            | WaitingOn::Paused => format!("{work} waits for {on}"),
+        }
+    }
+}
+
 impl Work {
     /// Whether it must not happen on two nodes of a cluster at a time.
     pub fn rolling(self) -> bool {

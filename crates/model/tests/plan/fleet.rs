@@ -51,6 +51,7 @@ impl Fleet {
                 done_revision: 0,
                 needs_approval: false,
                 member: None,
+                unencrypted: false,
             }),
         };
         let cluster = Cluster {
@@ -153,9 +154,24 @@ impl Fleet {
         }
     }
 
-    /// Node `n` does all that is asked of it and reports.
+    /// Whether the set has the data of node `n` without it, as the database itself would say.
+    fn safe_to_empty(&self, n: usize) -> bool {
+        let members: Vec<&Node> = self.state.nodes.iter().filter(|node| node.cluster.is_some()).collect();
+        let serving = |state: MemberState| {
+            let is = |node: &&&Node| {
+                let seen = node.seen.as_ref().unwrap();
+                seen.state == NodeState::Running && seen.member == Some(state)
+            };
+            members.iter().filter(|node| node.id != node_id(n)).filter(is).count()
+        };
+        let (primaries, secondaries) = (serving(MemberState::Primary), serving(MemberState::Secondary));
+        primaries == 1 && primaries + secondaries > members.len() / 2
+    }
+
+    /// Node `n` does all that is asked of it and reports. A resync takes it two reports.
     pub(crate) fn carry_out(&mut self, n: usize) {
         let now = self.time();
+        let safe = self.safe_to_empty(n);
         let asked = self.state.nodes[n - 1].asked.clone();
         let made = &mut self.masters_made;
         let seen = self.state.nodes[n - 1].seen.as_mut().unwrap();
@@ -167,7 +183,16 @@ impl Fleet {
             *made += 1;
             Some((format!("m{made}"), now))
         };
-        if let Some(key) = asked.key.filter(|key| seen.key.as_ref() != Some(key)) {
+        if seen.unencrypted && asked.resync {
+            if safe {
+                assert!(asked.key.is_some(), "emptied without a customer key");
+                (seen.key, seen.master_key) = (asked.key, new_master());
+                (seen.unencrypted, seen.member, seen.state) = (false, None, NodeState::Starting);
+            }
+            return;
+        }
+        // A customer key alone means nothing to a database that is not encrypted.
+        if let Some(key) = asked.key.filter(|key| seen.key.as_ref() != Some(key) && !seen.unencrypted) {
             seen.key = Some(key);
             if seen.master_key.is_none() {
                 seen.master_key = new_master();
@@ -182,6 +207,8 @@ impl Fleet {
             keyward_model::sync::DesiredRun::Stopped => NodeState::Stopped,
             keyward_model::sync::DesiredRun::Unmanaged => seen.state,
         };
+        // The operator's own.
+        seen.unencrypted |= seen.state == NodeState::Running && seen.key.is_none();
         seen.master_key_held = seen.master_key.is_some() && seen.state == NodeState::Running;
         let member = (asked.member && seen.state == NodeState::Running).then_some(MemberState::Secondary);
         if member.is_none() || seen.member.is_none() || asked.step_down {
@@ -276,6 +303,9 @@ impl Fleet {
             }
             if asks.off != node.asked.off {
                 write!(text, " off {}", asks.off).unwrap();
+            }
+            if asks.resync != node.asked.resync {
+                write!(text, " resync {}", asks.resync).unwrap();
             }
             if asks.step_down != node.asked.step_down {
                 write!(text, " step down {}", asks.step_down).unwrap();

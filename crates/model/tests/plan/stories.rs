@@ -55,7 +55,68 @@ fn an_unencrypted_replica_set_is_filled_again_member_by_member() {
     let mut fleet = Fleet::running(KeyProvider::None);
     assert!(fleet.seen(3).key.is_none());
     fleet.cluster().provider = KeyProvider::Azure;
-    insta::assert_snapshot!(fleet.story(7));
+    insta::assert_snapshot!(fleet.story(10));
+}
+
+/// A primary of a cluster that is to be encrypted is asked to hand over until it has, and waits for its host first.
+#[test]
+fn a_primary_that_waits_for_its_host_stays_asked_to_hand_over() {
+    let mut fleet = Fleet::running(KeyProvider::None);
+    fleet.cluster().provider = KeyProvider::Azure;
+    fleet.seen(3).needs_approval = true;
+    let mut text = fleet.story(7);
+    fleet.seen(3).needs_approval = false;
+    text += &fleet.story(4);
+    insta::assert_snapshot!(text);
+    assert_eq!(fleet.plan().clusters[0].state, ClusterState::Idle);
+}
+
+/// Elected while it waited for its host's approval: nobody empties a primary.
+#[test]
+fn a_member_that_became_primary_before_it_was_emptied_is_let_be() {
+    let mut fleet = Fleet::running(KeyProvider::None);
+    fleet.cluster().provider = KeyProvider::Azure;
+    fleet.seen(1).needs_approval = true;
+    fleet.round();
+    assert!(fleet.state.nodes[0].asked.resync);
+    fleet.seen(1).member = Some(MemberState::Primary);
+    fleet.seen(3).member = Some(MemberState::Secondary);
+    let plan = fleet.plan();
+    assert!(plan.nodes.iter().all(|node| !node.resync), "{}", fleet.render(&plan));
+    fleet.seen(1).needs_approval = false;
+    fleet.settle(20);
+    assert!(fleet.state.nodes.iter().all(|node| node.seen.as_ref().unwrap().key == Some(key(1))));
+}
+
+#[test]
+fn a_member_without_a_set_is_never_emptied() {
+    let mut fleet = Fleet::new(1, 1, KeyProvider::None);
+    fleet.settle(20);
+    fleet.cluster().provider = KeyProvider::Azure;
+    let plan = fleet.plan();
+    let on = WaitingOn::Majority { left: 0, needed: 1 };
+    assert_eq!((plan.nodes[0].resync, &plan.nodes[0].waiting[0].on), (false, &on));
+    fleet.seen(1).member = None;
+    let plan = fleet.plan();
+    let on = WaitingOn::NoReplicaSet { node: node_id(1) };
+    assert_eq!((plan.nodes[0].resync, &plan.nodes[0].waiting[0].on), (false, &on));
+}
+
+#[test]
+fn an_unencrypted_node_that_does_not_run_is_started_by_its_operator_first() {
+    let mut fleet = Fleet::running(KeyProvider::None);
+    fleet.cluster().provider = KeyProvider::Azure;
+    let seen = fleet.seen(1);
+    (seen.state, seen.member) = (NodeState::Stopped, None);
+    let plan = fleet.plan();
+    assert!(plan.nodes.iter().all(|node| node.work.is_none()), "{}", fleet.render(&plan));
+    let on = WaitingOn::NodeUnhealthy { node: node_id(1), state: Some(NodeState::Stopped) };
+    assert_eq!(plan.nodes[0].waiting[0].on, on);
+    assert_eq!(
+        plan.nodes[0].waiting[0].text(Some(node_id(1))),
+        "filling the member again, encrypted: this node is stopped"
+    );
+    assert!(plan.nodes[1].waiting[0].text(Some(node_id(2))).contains("to be well again"));
 }
 
 #[test]
@@ -286,4 +347,59 @@ fn contradictions_are_found() {
         }
     };
     assert!(with(&silent).contains(&Violation::Silent(crate::fleet::CLUSTER)));
+}
+
+/// The rules about emptying members.
+#[test]
+fn contradictions_about_emptying_are_found() {
+    use keyward_model::plan::{KeyWant, Plan};
+    let mut fleet = Fleet::running(KeyProvider::None);
+    fleet.cluster().provider = KeyProvider::Azure;
+    let good = fleet.plan();
+    let with = |fleet: &Fleet, change: &dyn Fn(&mut Plan)| {
+        let mut plan = good.clone();
+        change(&mut plan);
+        check(&plan, &fleet.state)
+    };
+    let empty = |n: usize| {
+        move |plan: &mut Plan| {
+            let node = &mut plan.nodes[n - 1];
+            (node.resync, node.key) = (true, KeyWant::Use);
+        }
+    };
+    assert_eq!(with(&fleet, &|_| {}), []);
+    let two = with(&fleet, &empty(2));
+    assert!(two.contains(&Violation::TwoResyncs(node_id(1), node_id(2))), "{two:?}");
+    assert!(two.contains(&Violation::TwoNodes(node_id(1), node_id(2))), "{two:?}");
+    assert!(with(&fleet, &empty(3)).contains(&Violation::Primary(node_id(3))));
+    let keyless = with(&fleet, &|plan| plan.nodes[0].key = KeyWant::Leave);
+    assert!(keyless.contains(&Violation::Resync(node_id(1))));
+    // Asked for earlier, and primary by now: still nobody empties a primary.
+    let mut elected = fleet.state.clone();
+    elected.nodes[0].asked.resync = true;
+    elected.nodes[0].seen.as_mut().unwrap().member = Some(MemberState::Primary);
+    assert!(check(&good, &elected).contains(&Violation::Primary(node_id(1))));
+
+    // Encrypted, stopped, or of a cluster that does not want it.
+    let mut other = Fleet::running(KeyProvider::None);
+    other.cluster().provider = KeyProvider::Azure;
+    other.seen(1).unencrypted = false;
+    assert!(with(&other, &|_| {}).contains(&Violation::Resync(node_id(1))));
+    other.seen(1).unencrypted = true;
+    other.seen(1).state = NodeState::Stopped;
+    assert!(with(&other, &|_| {}).contains(&Violation::Resync(node_id(1))));
+    other.seen(1).state = NodeState::Running;
+    other.cluster().provider = KeyProvider::None;
+    assert!(with(&other, &|_| {}).contains(&Violation::Resync(node_id(1))));
+    other.cluster().provider = KeyProvider::Azure;
+    other.seen(2).state = NodeState::Failed;
+    assert!(with(&other, &|_| {}).contains(&Violation::Unwell(node_id(1), node_id(2))));
+
+    // A set of one, or of two, has no majority without the member.
+    let mut small = Fleet::new(1, 1, KeyProvider::None);
+    small.settle(20);
+    small.cluster().provider = KeyProvider::Azure;
+    let mut plan = small.plan();
+    empty(1)(&mut plan);
+    assert!(check(&plan, &small.state).contains(&Violation::NoMajority(node_id(1))));
 }

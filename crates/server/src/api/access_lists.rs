@@ -1,6 +1,6 @@
 //! Access lists, as API keys and service accounts have them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use keyward_model::{
     Code, Timestamp,
@@ -8,11 +8,12 @@ use keyward_model::{
     api_key::ApiKey,
     service_account::ServiceAccount,
 };
+use keyward_store::Used;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Request, grants::invalid, time};
-use crate::http::error::ApiError;
+use crate::{auth::usage::network_entry, http::error::ApiError};
 
 /// Most entries of one list.
 const MOST_ENTRIES: usize = 200;
@@ -83,27 +84,46 @@ pub(crate) fn position(list: &AccessList, text: &str) -> Result<usize, ApiError>
     list.entries.iter().position(|entry| entry.network == network).ok_or_else(missing)
 }
 
+/// What is known of a caller's entries, by the store's names.
+pub(crate) type Uses = BTreeMap<String, Used>;
+
 /// The entries of an API key.
-pub(crate) fn key_views(request: &Request, key: &ApiKey) -> Vec<Value> {
+pub(crate) fn key_views(request: &Request, key: &ApiKey, uses: &Uses) -> Vec<Value> {
     let base = format!("/api/atlas/v2/orgs/{}/apiKeys/{}/accessList", key.org, key.id);
     let of_entry = |entry: &AccessEntry| {
         let mut shown = address(entry);
         let text = entry.network.to_string().replace('/', "%2F");
         shown["created"] = json!(time(entry.created));
         shown["links"] = json!([{"href": request.href(&format!("{base}/{text}")), "rel": "self"}]);
+        if let Some(used) = uses.get(&network_entry(&entry.network)) {
+            shown["count"] = json!(number(used.requests));
+            shown["lastUsed"] = json!(time(used.last_at));
+            shown["lastUsedAddress"] = json!(used.last_address);
+        }
         shown
     };
     key.access_list.entries.iter().map(of_entry).collect()
 }
 
 /// The entries of a service account.
-pub(crate) fn account_views(account: &ServiceAccount) -> Vec<Value> {
+pub(crate) fn account_views(account: &ServiceAccount, uses: &Uses) -> Vec<Value> {
     let of_entry = |entry: &AccessEntry| {
         let mut shown = address(entry);
         shown["createdAt"] = json!(time(entry.created));
+        let used = uses.get(&network_entry(&entry.network));
+        shown["requestCount"] = json!(used.map_or(0, |used| number(used.requests)));
+        if let Some(used) = used {
+            shown["lastUsedAt"] = json!(time(used.last_at));
+            shown["lastUsedAddress"] = json!(used.last_address);
+        }
         shown
     };
     account.access_list.entries.iter().map(of_entry).collect()
+}
+
+/// As the document has numbers of requests: 32 bits.
+fn number(requests: u64) -> i32 {
+    i32::try_from(requests).unwrap_or(i32::MAX)
 }
 
 fn address(entry: &AccessEntry) -> Value {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     app::make_bytes,
-    auth::{Who, digest, secret_of},
+    auth::{Who, digest, secret_of, usage::network_entry},
     handler,
     http::error::ApiError,
 };
@@ -355,7 +355,8 @@ async fn set_in_project(
 async fn list_entries(request: Request) -> Result<Reply, ApiError> {
     let mut tx = request.app.store().read().await?;
     let key = load(&request, &mut tx).await?;
-    Reply::list(&request, access_lists::key_views(&request, &key))
+    let uses = tx.usage(&PrincipalId::ApiKey(key.id)).await?;
+    Reply::list(&request, access_lists::key_views(&request, &key, &uses))
 }
 
 async fn add_entries(mut request: Request) -> Result<Reply, ApiError> {
@@ -364,6 +365,7 @@ async fn add_entries(mut request: Request) -> Result<Reply, ApiError> {
     let mut change = request.app.store().change().await?;
     let mut key = load(&request, &mut change).await?;
     may_change_list(&request, key.id)?;
+    let uses = change.usage(&PrincipalId::ApiKey(key.id)).await?;
     let added = access_lists::add(&mut key.document.access_list, asked, now)?;
     if !added.is_empty() {
         change.update(&key.document, key.revision).await?;
@@ -372,14 +374,15 @@ async fn add_entries(mut request: Request) -> Result<Reply, ApiError> {
             .commit(event.detail("publicKey", key.public_key.clone()).detail("networks", added), now)
             .await?;
     }
-    Reply::list(&request, access_lists::key_views(&request, &key))
+    Reply::list(&request, access_lists::key_views(&request, &key, &uses))
 }
 
 async fn get_entry(request: Request) -> Result<Reply, ApiError> {
     let mut tx = request.app.store().read().await?;
     let key = load(&request, &mut tx).await?;
     let index = access_lists::position(&key.access_list, request.param("ipAddress"))?;
-    let shown = access_lists::key_views(&request, &key).into_iter().nth(index).unwrap_or_default();
+    let uses = tx.usage(&PrincipalId::ApiKey(key.id)).await?;
+    let shown = access_lists::key_views(&request, &key, &uses).into_iter().nth(index).unwrap_or_default();
     Ok(Reply::ok(shown))
 }
 
@@ -391,9 +394,12 @@ async fn delete_entry(request: Request) -> Result<Reply, ApiError> {
     let index = access_lists::position(&key.access_list, request.param("ipAddress"))?;
     let removed = key.document.access_list.entries.remove(index);
     change.update(&key.document, key.revision).await?;
+    let (id, entry) = (PrincipalId::ApiKey(key.id), network_entry(&removed.network));
+    change.forget_usage(&id, &entry).await?;
     let event =
         request.event(EventType::ApiKeyAccessListEntryDeleted).detail("publicKey", key.public_key.clone());
     change.commit(event.detail("networks", json!([removed.network])), now).await?;
+    request.app.usage().forget(&id, &entry);
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 

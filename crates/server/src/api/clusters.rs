@@ -202,6 +202,7 @@ async fn create(mut request: Request) -> Result<Reply, ApiError> {
         delete_asked: None,
         switched_off: false,
         rotations: Vec::new(),
+        resync_since: None,
     };
     change.insert(&cluster).await?;
     add_containers(&mut change, &request, &cluster).await?;

@@ -116,6 +116,9 @@ async fn create(mut request: Request) -> Result<Reply, ApiError> {
     if provider.name != "GCP" {
         regions.clear();
     }
+    // Each is one of those that are known, so no list is longer than theirs.
+    let mut known = std::collections::BTreeSet::new();
+    regions.retain(|region| known.insert(region.clone()));
     if regions.iter().chain([&region]).any(|region| !provider.regions.contains(&region.as_str())) {
         return Err(refused(Code::InvalidEnumValue, field, "names no region of the provider"));
     }

@@ -51,32 +51,35 @@ use crate::{
 /// All operations.
 pub fn all() -> &'static [Operation] {
     static ALL: OnceLock<Vec<Operation>> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let built = [
-            alert_configs::operations(),
-            alerts::operations(),
-            api_keys::operations(),
-            cloud_provider_access::operations(),
-            clusters::operations(),
-            containers::operations(),
-            encryption_at_rest::operations(),
-            events::operations(),
-            flex::operations(),
-            keyward::operations(),
-            maintenance_window::operations(),
-            oauth::operations(),
-            orgs::operations(),
-            private::operations(),
-            private_endpoints::operations(),
-            process_args::operations(),
-            processes::operations(),
-            projects::operations(),
-            service_accounts::operations(),
-            settings::operations(),
-            users::operations(),
-        ];
-        unbuilt::complete(built.into_iter().flatten().collect())
-    })
+    ALL.get_or_init(|| unbuilt::complete(built()))
+}
+
+/// Those that do something; the others of the contract say that they do not.
+pub fn built() -> Vec<Operation> {
+    let built = [
+        alert_configs::operations(),
+        alerts::operations(),
+        api_keys::operations(),
+        cloud_provider_access::operations(),
+        clusters::operations(),
+        containers::operations(),
+        encryption_at_rest::operations(),
+        events::operations(),
+        flex::operations(),
+        keyward::operations(),
+        maintenance_window::operations(),
+        oauth::operations(),
+        orgs::operations(),
+        private::operations(),
+        private_endpoints::operations(),
+        process_args::operations(),
+        processes::operations(),
+        projects::operations(),
+        service_accounts::operations(),
+        settings::operations(),
+        users::operations(),
+    ];
+    built.into_iter().flatten().collect()
 }
 
 /// One operation of the API.

@@ -1,7 +1,8 @@
 //! Tokens of service accounts: handed out for a client's secret, and given back.
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use keyward_model::{Code, Timestamp, role::Requirement, service_account::ServiceAccount};
+use keyward_model::{Timestamp, role::Requirement, service_account::ServiceAccount};
+use keyward_store::PrincipalId;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -10,8 +11,9 @@ use super::{Content, Operation, Reply, Request};
 use crate::{
     app::make_bytes,
     auth::{
-        check_access_list,
+        check_access_list, may_try,
         oauth::{TOKEN_LIFE_S, field, form, pair, sha256},
+        too_many, usage,
     },
     handler,
     http::error::ApiError,
@@ -87,29 +89,33 @@ async fn client(request: &Request, form: &Form) -> Result<Result<ServiceAccount,
         request.headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
     let given = pair(authorization, form);
     let name = given.as_ref().map(|pair| pair.client_id.as_str());
-    app.limits().may_try(remote, name, now).map_err(|seconds| {
-        ApiError::new(Code::RateLimited)
-            .detail("There were too many refused attempts to sign in.")
-            .retry_after_s(seconds)
-    })?;
+    may_try(app, remote, now)?;
     let mut tx = app.store().read().await?;
     let account = match &given {
         Some(pair) => tx.get::<ServiceAccount>(&pair.client_id).await?,
         None => None,
     };
     let shown = given.as_ref().map(|pair| sha256(&pair.secret)).unwrap_or_default();
-    let right = account.filter(|account| {
-        account.secrets.iter().any(|secret| {
+    let right = account.and_then(|account| {
+        let mut secrets = account.secrets.iter();
+        let secret = secrets.find(|secret| {
             bool::from(secret.sha256.as_bytes().ct_eq(shown.as_bytes())) && secret.expires > now
-        })
+        });
+        secret.map(|secret| secret.id).map(|secret| (account, secret))
     });
     match right {
-        Some(account) => {
-            check_access_list(&mut tx, account.org, &account.access_list, remote).await?;
+        Some((account, secret)) => {
+            let let_in = check_access_list(&mut tx, account.org, &account.access_list, remote).await?;
+            drop(tx);
+            let id = PrincipalId::ServiceAccount(account.client_id.clone());
+            usage::record(app, &id, usage::secret_entry(secret), remote).await;
+            if let Some(network) = let_in {
+                usage::record(app, &id, usage::network_entry(&network), remote).await;
+            }
             Ok(Ok(account.document))
         }
         None => {
-            app.limits().refused(remote, name, now);
+            app.limits().refused(remote, name, now).map_err(too_many)?;
             Ok(Err(refused(StatusCode::UNAUTHORIZED, "invalid_client")))
         }
     }

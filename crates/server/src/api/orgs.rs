@@ -19,13 +19,19 @@ use serde_json::{Value, json};
 use super::{
     Content, Operation, Reply, Request,
     api_keys::{self, NewKey},
-    grants::{ORG_OWNER, check_name},
+    grants::{ORG_OWNER, check_length, check_name},
     projects,
     service_accounts::{self, NewAccount},
 };
-use crate::{auth::secret_of, handler, http::error::ApiError};
+use crate::{
+    auth::{Who, secret_of},
+    handler,
+    http::error::ApiError,
+};
 
 const V1: &[&str] = &["2023-01-01"];
+/// Longest address to write to, in characters.
+const LONGEST_CONTACT: usize = 254;
 /// What everyone with a role in an organization may do.
 const ORG_MEMBER: Requirement = Requirement::Org(&[OrgRole::OrgMember]);
 
@@ -209,15 +215,48 @@ async fn update_settings(mut request: Request) -> Result<Reply, ApiError> {
     let mut org = load(&mut change, request.org()?).await?;
     let before = org.settings.clone();
     org.document.settings = projects::merged(&before, asked)?;
+    for (field, text) in [
+        ("securityContact", &org.settings.security_contact),
+        ("operationsContact", &org.settings.operations_contact),
+    ] {
+        if let Some(text) = text.as_deref().filter(|text| !text.is_empty()) {
+            check_length(field, text, LONGEST_CONTACT)?;
+        }
+    }
     let hours = org.settings.max_service_account_secret_validity_in_hours;
     if !(8..=keyward_model::organization::LONGEST_SECRET_HOURS).contains(&hours) {
         return Err(super::grants::invalid("maxServiceAccountSecretValidityInHours", "is not 8 to 8760"));
+    }
+    if org.settings.api_access_list_required && !before.api_access_list_required {
+        keep_caller(&request, &mut change).await?;
     }
     if org.settings != before {
         change.update(&org.document, org.revision).await?;
         change.commit(request.event(EventType::OrgSettingsUpdated), now).await?;
     }
     Ok(Reply::ok(settings_view(&org.settings)))
+}
+
+/// Refuses to ask for access lists by a caller who has none that lets them in: nobody could take it back.
+async fn keep_caller(request: &Request, tx: &mut Tx) -> Result<(), ApiError> {
+    let list = match &request.principal.who {
+        Who::ApiKey { id, .. } => tx.get::<ApiKey>(id).await?.map(|key| key.document.access_list),
+        Who::ServiceAccount { client_id, .. } => {
+            tx.get::<ServiceAccount>(client_id).await?.map(|account| account.document.access_list)
+        }
+        Who::User { .. } | Who::Nobody => None,
+    };
+    if list.is_some_and(|list| list.entry(request.remote).is_some()) {
+        return Ok(());
+    }
+    let field = "apiAccessListRequired";
+    Err(ApiError::new(Code::ValidationError)
+        .detail(format!(
+            "It would lock you out: your own access list does not have {}. Add it first.",
+            request.remote
+        ))
+        .param(field)
+        .field(field, "would lock the caller out"))
 }
 
 /// What was never given is left out, but for the contact that Atlas shows as `null`.

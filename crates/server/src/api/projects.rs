@@ -6,6 +6,7 @@ use keyward_model::{
     cluster::Cluster,
     event::EventType,
     id::{OrgId, ProjectId, UserId},
+    node::EnrolledNode,
     organization::Organization,
     project::{Project, ProjectSettings, RegionUsage, Tag},
     role::{OrgRole, ProjectRole, Requirement},
@@ -274,12 +275,26 @@ async fn delete(request: Request) -> Result<Reply, ApiError> {
             .detail(format!("The project still has {clusters} clusters."))
             .param(id));
     }
+    // Those that are in no cluster stand in nobody's way, and are let go: each is revoked, and works on as it is.
+    let nodes = change.list::<EnrolledNode>(id).await?;
+    for node in nodes.iter().filter(|node| node.revoked_at.is_none()) {
+        change.tell_node(node.node_id).await?;
+        let event = request
+            .event(EventType::NodeRevoked)
+            .detail("nodeId", node.node_id.to_string())
+            .detail("name", node.name.clone())
+            .detail("projectDeleted", true);
+        change.also(event, now).await?;
+    }
     customer_key::change::drop_all(&mut change, id).await?;
     alert_configs::drop_all(&mut change, id).await?;
     change.drop_project_grants(id).await?;
     change.delete_everything_of(id).await?;
     change.delete::<Project>(id).await?;
     change.commit(request.event(EventType::ProjectDeleted).detail("name", project.name.clone()), now).await?;
+    for node in &nodes {
+        request.app.nudge().node(node.node_id);
+    }
     request.app.nudge().jobs();
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }

@@ -17,14 +17,22 @@ use zeroize::Zeroizing;
 
 use super::{
     Content, Operation, Reply, Request,
-    access_lists::{self, NewEntry},
+    access_lists::{self, NewEntry, Uses},
     grants::{
         Loss, ORG_OWNER, PROJECT_OWNER, PROJECT_READER, assignments, check_length, invalid, keep_org_owner,
         keep_project_owner, may_set_project_roles, org_roles, parse_roles, project_roles,
     },
     orgs, time,
 };
-use crate::{app::make_bytes, auth::oauth::sha256, handler, http::error::ApiError};
+use crate::{
+    app::make_bytes,
+    auth::{
+        oauth::sha256,
+        usage::{network_entry, secret_entry},
+    },
+    handler,
+    http::error::ApiError,
+};
 
 const V1: &[&str] = &["2024-08-05"];
 const ORG_READER: Requirement = Requirement::Org(&[OrgRole::OrgReadOnly]);
@@ -188,8 +196,8 @@ async fn list_of_org(request: Request) -> Result<Reply, ApiError> {
     let (accounts, total) = tx.page::<ServiceAccount>(request.org()?, page.offset(), page.limit()).await?;
     let mut shown = Vec::new();
     for account in accounts {
-        let grants = tx.grants(&principal(&account)).await?;
-        shown.push(view(&request, &account, &grants));
+        let (grants, uses) = known(&mut tx, &account).await?;
+        shown.push(view(&request, &account, &grants, &uses));
     }
     Ok(Reply::page(shown, total))
 }
@@ -201,8 +209,8 @@ async fn list_of_project(request: Request) -> Result<Reply, ApiError> {
         if let PrincipalId::ServiceAccount(client_id) = &member
             && let Some(account) = tx.get::<ServiceAccount>(client_id).await?
         {
-            let grants = tx.grants(&member).await?;
-            shown.push(view(&request, &account, &grants));
+            let (grants, uses) = known(&mut tx, &account).await?;
+            shown.push(view(&request, &account, &grants, &uses));
         }
     }
     Reply::list(&request, shown)
@@ -230,7 +238,7 @@ pub(crate) async fn make_for_org(
     let (account, secret) = make(request, change, org, &new).await?;
     let id = principal(&account);
     change.set_org_roles(&id, org.id, &roles).await?;
-    let mut shown = view(request, &account, &Grants::default());
+    let mut shown = view(request, &account, &Grants::default(), &Uses::new());
     shown["roles"] = json!(roles);
     Ok(with_secret(shown, 0, &secret))
 }
@@ -273,7 +281,6 @@ fn make_secret(
         id: request.app.make_id(),
         created: now,
         expires: Timestamp::from_epoch_ms(now.epoch_ms() + i64::from(hours) * 3_600_000),
-        last_used: None,
         masked: format!("{SECRET_PREFIX}...{}", &random[random.len() - 4..]),
         sha256: sha256(&secret),
     };
@@ -291,7 +298,7 @@ async fn create_in_project(mut request: Request) -> Result<Reply, ApiError> {
     change.grant(&id, Grant::Org(org.id, OrgRole::OrgMember)).await?;
     change.set_project_roles(&id, project, &roles).await?;
     let grants = change.grants(&id).await?;
-    let shown = view(&request, &account, &grants);
+    let shown = view(&request, &account, &grants, &Uses::new());
     let event = request.event(EventType::ServiceAccountCreated).detail("clientId", account.client_id.clone());
     change.commit(event.detail("roles", json!(roles)), now).await?;
     Ok(Reply::with(StatusCode::CREATED, Content::Json(with_secret(shown, 0, &secret))))
@@ -300,8 +307,8 @@ async fn create_in_project(mut request: Request) -> Result<Reply, ApiError> {
 async fn get(request: Request) -> Result<Reply, ApiError> {
     let mut tx = request.app.store().read().await?;
     let account = load(&request, &mut tx).await?;
-    let grants = tx.grants(&principal(&account)).await?;
-    Ok(Reply::ok(view(&request, &account, &grants)))
+    let (grants, uses) = known(&mut tx, &account).await?;
+    Ok(Reply::ok(view(&request, &account, &grants, &uses)))
 }
 
 async fn update(mut request: Request) -> Result<Reply, ApiError> {
@@ -341,8 +348,8 @@ async fn update(mut request: Request) -> Result<Reply, ApiError> {
     if account.document != before.0 {
         change.update(&account.document, account.revision).await?;
     }
-    let grants = change.grants(&id).await?;
-    let shown = view(&request, &account, &grants);
+    let (grants, uses) = known(&mut change, &account).await?;
+    let shown = view(&request, &account, &grants, &uses);
     let event_type = if grants != before.1 {
         Some(EventType::ServiceAccountRolesChanged)
     } else {
@@ -430,7 +437,7 @@ async fn create_secret(mut request: Request) -> Result<Reply, ApiError> {
         return Err(ApiError::new(Code::TooManySecrets).param(&account.client_id));
     }
     let (made, secret) = make_secret(&request, &org, asked.secret_expires_after_hours)?;
-    let mut shown = secret_view(&made);
+    let mut shown = secret_view(&made, &Uses::new());
     shown["secret"] = json!(*secret);
     let id = made.id;
     account.document.secrets.push(made);
@@ -450,13 +457,16 @@ async fn delete_secret(request: Request) -> Result<Reply, ApiError> {
     let missing = || ApiError::new(Code::ServiceAccountSecretNotFound).param(wanted);
     let index =
         account.secrets.iter().position(|secret| secret.id.to_string() == wanted).ok_or_else(missing)?;
-    account.document.secrets.remove(index);
+    let removed = account.document.secrets.remove(index);
     change.update(&account.document, account.revision).await?;
+    let (id, entry) = (principal(&account), secret_entry(removed.id));
+    change.forget_usage(&id, &entry).await?;
     // Tokens do not remember which secret they were had for: all end.
     change.revoke_access_tokens(&account.client_id).await?;
     let event =
         request.event(EventType::ServiceAccountSecretDeleted).detail("clientId", account.client_id.clone());
     change.commit(event.detail("secretId", wanted), now).await?;
+    request.app.usage().forget(&id, &entry);
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -480,7 +490,8 @@ async fn may_change(request: &Request, tx: &mut Tx, account: &ServiceAccount) ->
 async fn list_entries(request: Request) -> Result<Reply, ApiError> {
     let mut tx = request.app.store().read().await?;
     let account = load(&request, &mut tx).await?;
-    Reply::list(&request, access_lists::account_views(&account))
+    let uses = tx.usage(&principal(&account)).await?;
+    Reply::list(&request, access_lists::account_views(&account, &uses))
 }
 
 async fn add_entries(mut request: Request) -> Result<Reply, ApiError> {
@@ -489,6 +500,7 @@ async fn add_entries(mut request: Request) -> Result<Reply, ApiError> {
     let mut change = request.app.store().change().await?;
     let mut account = load(&request, &mut change).await?;
     may_change(&request, &mut change, &account).await?;
+    let uses = change.usage(&principal(&account)).await?;
     let added = access_lists::add(&mut account.document.access_list, asked, now)?;
     if !added.is_empty() {
         change.update(&account.document, account.revision).await?;
@@ -497,7 +509,7 @@ async fn add_entries(mut request: Request) -> Result<Reply, ApiError> {
             .commit(event.detail("clientId", account.client_id.clone()).detail("networks", added), now)
             .await?;
     }
-    Reply::list(&request, access_lists::account_views(&account))
+    Reply::list(&request, access_lists::account_views(&account, &uses))
 }
 
 async fn delete_entry(request: Request) -> Result<Reply, ApiError> {
@@ -508,9 +520,12 @@ async fn delete_entry(request: Request) -> Result<Reply, ApiError> {
     let index = access_lists::position(&account.access_list, request.param("ipAddress"))?;
     let removed = account.document.access_list.entries.remove(index);
     change.update(&account.document, account.revision).await?;
+    let (id, entry) = (principal(&account), network_entry(&removed.network));
+    change.forget_usage(&id, &entry).await?;
     let event = request.event(EventType::ServiceAccountAccessListEntryDeleted);
     let event = event.detail("clientId", account.client_id.clone());
     change.commit(event.detail("networks", json!([removed.network])), now).await?;
+    request.app.usage().forget(&id, &entry);
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -535,11 +550,17 @@ async fn load_in_org(request: &Request, tx: &mut Tx) -> Result<Stored<ServiceAcc
         .ok_or_else(|| ApiError::new(Code::ServiceAccountNotFound).param(client_id))
 }
 
+/// A service account's roles, and when what is its was used.
+async fn known(tx: &mut Tx, account: &ServiceAccount) -> Result<(Grants, Uses), ApiError> {
+    let id = principal(account);
+    Ok((tx.grants(&id).await?, tx.usage(&id).await?))
+}
+
 fn principal(account: &ServiceAccount) -> PrincipalId {
     PrincipalId::ServiceAccount(account.client_id.clone())
 }
 
-fn view(request: &Request, account: &ServiceAccount, grants: &Grants) -> Value {
+fn view(request: &Request, account: &ServiceAccount, grants: &Grants, uses: &Uses) -> Value {
     let roles = match request.project {
         Some(project) => json!(project_roles(grants, project)),
         None => json!(org_roles(grants, account.org)),
@@ -550,16 +571,16 @@ fn view(request: &Request, account: &ServiceAccount, grants: &Grants) -> Value {
         "description": account.description,
         "name": account.name,
         "roles": roles,
-        "secrets": account.secrets.iter().map(secret_view).collect::<Vec<_>>(),
+        "secrets": account.secrets.iter().map(|secret| secret_view(secret, uses)).collect::<Vec<_>>(),
     })
 }
 
-fn secret_view(secret: &AccountSecret) -> Value {
+fn secret_view(secret: &AccountSecret, uses: &Uses) -> Value {
     json!({
         "createdAt": time(secret.created),
         "expiresAt": time(secret.expires),
         "id": secret.id,
-        "lastUsedAt": secret.last_used.map(time),
+        "lastUsedAt": uses.get(&secret_entry(secret.id)).map(|used| time(used.last_at)),
         "maskedSecretValue": secret.masked,
     })
 }

@@ -632,7 +632,8 @@ fn base_view(user: &User) -> Value {
     })
 }
 
-/// As versions before 2025-02-19 show a user, without what keyward does not know: country, telephone number, password.
+/// As versions before 2025-02-19 show a user. What the document asks for and keyward does not know is said to be
+/// unknown; the password, which it also asks for, is in no answer.
 fn old_view(request: &Request, user: &User, grants: &Grants) -> Value {
     let seen = |org: OrgId| request.principal.grants.org.iter().any(|(own, _)| *own == org);
     let mut roles: Vec<Value> = grants
@@ -654,12 +655,15 @@ fn old_view(request: &Request, user: &User, grants: &Grants) -> Value {
             .map(|(project, role)| json!({"groupId": project, "roleName": role_name(role)})),
     );
     json!({
+        // ISO 3166 leaves ZZ to its users; CLDR has it for an unknown country.
+        "country": "ZZ",
         "createdAt": time(user.created),
         "emailAddress": user.username,
         "firstName": "",
         "id": user.id,
         "lastName": "",
         "links": [{"href": request.href(&format!("/api/atlas/v2/users/{}", user.id)), "rel": "self"}],
+        "mobileNumber": "",
         "roles": roles,
         "teamIds": [],
         "username": user.username,

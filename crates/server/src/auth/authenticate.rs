@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, header};
 use keyward_model::{
-    Code, Timestamp, access_list::AccessList, api_key::ApiKey, id::OrgId, organization::Organization,
+    Code, Timestamp,
+    access_list::{AccessList, Network},
+    api_key::ApiKey,
+    id::OrgId,
+    organization::Organization,
     service_account::ServiceAccount,
 };
 use keyward_store::{NonceUse, PrincipalId, StoreError, Tx};
@@ -13,6 +17,7 @@ use zeroize::Zeroizing;
 use super::{
     Principal, Who,
     digest::{self, NONCE_LIFE, Nonce, Signature},
+    usage,
 };
 use crate::{
     App,
@@ -39,9 +44,8 @@ pub(crate) async fn authenticate(
     } else if scheme.eq_ignore_ascii_case("bearer") {
         bearer(app, rest.trim(), remote, now).await
     } else {
-        may_try(app, remote, None, now)?;
-        app.limits().refused(remote, None, now);
-        Err(challenge(app, now, false))
+        may_try(app, remote, now)?;
+        Err(refused(app, remote, None, now))
     }
 }
 
@@ -54,11 +58,8 @@ async fn signed(
     now: Timestamp,
 ) -> Result<Principal, Refused> {
     let name = signature.as_ref().map(|signature| signature.username.as_str());
-    may_try(app, remote, name, now)?;
-    let refused = || {
-        app.limits().refused(remote, name, now);
-        challenge(app, now, false)
-    };
+    may_try(app, remote, now)?;
+    let refused = || refused(app, remote, name, now);
     let Some(signature) = &signature else { return Err(refused()) };
     let mut tx = app.store().read().await?;
     let key = tx.named::<ApiKey>(&signature.username).await?.into_iter().next();
@@ -80,28 +81,39 @@ async fn signed(
     }
     let who = Who::ApiKey { id: key.id, public_key: key.public_key.clone() };
     let grants = tx.grants(&PrincipalId::ApiKey(key.id)).await?;
-    check_access_list(&mut tx, key.org, &key.access_list, remote).await?;
+    let let_in = check_access_list(&mut tx, key.org, &key.access_list, remote).await?;
     drop(tx);
     let forget_at = Timestamp::from_epoch_ms(now.epoch_ms() + 2 * NONCE_LIFE.as_millis() as i64);
     match app.store().use_nonce(&signature.nonce, signature.nc, forget_at).await? {
-        NonceUse::Fresh => Ok(Principal { who, grants }),
+        NonceUse::Fresh => {
+            if let Some(network) = let_in {
+                let entry = usage::network_entry(&network);
+                usage::record(app, &PrincipalId::ApiKey(key.id), entry, remote).await;
+            }
+            Ok(Principal { who, grants })
+        }
         NonceUse::Used => Err(challenge(app, now, true)),
     }
 }
 
 async fn bearer(app: &App, token: &str, remote: IpAddr, now: Timestamp) -> Result<Principal, Refused> {
-    may_try(app, remote, None, now)?;
+    may_try(app, remote, now)?;
     let mut tx = app.store().read().await?;
     let account = match tx.access_token(token, now).await? {
         Some(client_id) => tx.get::<ServiceAccount>(client_id).await?,
         None => None,
     };
     let Some(account) = account else {
-        app.limits().refused(remote, None, now);
-        return Err(challenge(app, now, false));
+        return Err(refused(app, remote, None, now));
     };
-    check_access_list(&mut tx, account.org, &account.access_list, remote).await?;
-    Ok(principal_of_service_account(&mut tx, &account).await?)
+    let let_in = check_access_list(&mut tx, account.org, &account.access_list, remote).await?;
+    let principal = principal_of_service_account(&mut tx, &account).await?;
+    drop(tx);
+    if let Some(network) = let_in {
+        let id = PrincipalId::ServiceAccount(account.client_id.clone());
+        usage::record(app, &id, usage::network_entry(&network), remote).await;
+    }
+    Ok(principal)
 }
 
 /// The caller that a service account is.
@@ -114,24 +126,24 @@ pub(crate) async fn principal_of_service_account(
     Ok(Principal { who, grants })
 }
 
-/// Refuses an address that is not on a caller's access list.
+/// Refuses an address that is not on a caller's access list; the entry that lets it in, where there is a list.
 pub(crate) async fn check_access_list(
     tx: &mut Tx,
     org: OrgId,
     list: &AccessList,
     remote: IpAddr,
-) -> Result<(), ApiError> {
+) -> Result<Option<Network>, ApiError> {
     if list.entries.is_empty() {
         let org = tx.get::<Organization>(org).await?;
         return match org {
             Some(org) if org.settings.api_access_list_required => {
                 Err(ApiError::new(Code::OrgRequiresWhitelist))
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => Ok(None),
         };
     }
-    if list.contains(remote) {
-        return Ok(());
+    if let Some(entry) = list.entry(remote) {
+        return Ok(Some(entry.network));
     }
     Err(ApiError::new(Code::IpAddressNotOnWhitelist)
         .detail(format!("The address {remote} is not on the caller's access list."))
@@ -143,12 +155,23 @@ pub(crate) fn secret_of(key: &ApiKey) -> String {
     format!("api_key:{}", key.id)
 }
 
-fn may_try(app: &App, remote: IpAddr, name: Option<&str>, now: Timestamp) -> Result<(), ApiError> {
-    app.limits().may_try(remote, name, now).map_err(|seconds| {
-        ApiError::new(Code::RateLimited)
-            .detail("There were too many refused attempts to sign in.")
-            .retry_after_s(seconds)
-    })
+/// Refuses an address that guessed too often.
+pub(crate) fn may_try(app: &App, remote: IpAddr, now: Timestamp) -> Result<(), ApiError> {
+    app.limits().may_try(remote, now).map_err(too_many)
+}
+
+/// The answer to too many guesses.
+pub(crate) fn too_many(seconds: u64) -> ApiError {
+    ApiError::new(Code::RateLimited)
+        .detail("There were too many refused attempts to sign in.")
+        .retry_after_s(seconds)
+}
+
+fn refused(app: &App, remote: IpAddr, name: Option<&str>, now: Timestamp) -> Refused {
+    match app.limits().refused(remote, name, now) {
+        Ok(()) => challenge(app, now, false),
+        Err(seconds) => too_many(seconds).into(),
+    }
 }
 
 fn challenge(app: &App, now: Timestamp, stale: bool) -> Refused {

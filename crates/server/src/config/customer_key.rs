@@ -1,12 +1,12 @@
 //! How the server itself asks vaults, and where it makes private endpoints.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
+use keyward_config_file::{Found, Reader, Section};
 use keyward_kms::azure::Credential;
 use keyward_model::private_endpoint::azure_location;
-use toml::de::DeValue;
 
-use super::{Entries, Reader, entries, take};
+use super::{needed, path, text};
 
 /// How the server asks vaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,124 +53,82 @@ pub struct PrivateEndpointPlaces {
     pub subnets: BTreeMap<String, String>,
 }
 
-impl<'i> Reader<'i> {
-    pub(super) fn customer_key(&mut self, top: &mut Entries<'i>) -> CustomerKeyConfig {
-        let usual = CustomerKeyConfig::default();
-        let (mut check_timeout, mut new_credential_wait) = (usual.check_timeout, usual.new_credential_wait);
-        if let Some(mut section) = self.section(top, "customer_key") {
-            check_timeout = self.seconds(&mut section, "check_timeout_s", 1..=120, check_timeout);
-            new_credential_wait =
-                self.seconds(&mut section, "new_credential_wait_s", 0..=300, new_credential_wait);
-            self.no_more(section, "[customer_key]");
-        }
-        CustomerKeyConfig {
-            identity: self.identity(top),
-            private_endpoints: self.private_endpoints(top),
-            check_timeout,
-            new_credential_wait,
-        }
+/// The sections [customer_key], [azure_identity] and [private_endpoints].
+pub(super) fn read<'i>(r: &mut Reader<'i>, top: &mut Section<'i>) -> CustomerKeyConfig {
+    let usual = CustomerKeyConfig::default();
+    let (mut check_timeout, mut new_credential_wait) = (usual.check_timeout, usual.new_credential_wait);
+    if let Some(mut section) = r.optional_section(top, "customer_key").flatten() {
+        check_timeout = seconds(r, &mut section, "check_timeout_s", 1..=120, check_timeout);
+        new_credential_wait = seconds(r, &mut section, "new_credential_wait_s", 0..=300, new_credential_wait);
+        r.no_more(section);
     }
+    let identity = r.optional_section(top, "azure_identity").flatten();
+    let places = r.optional_section(top, "private_endpoints").flatten();
+    CustomerKeyConfig {
+        identity: identity.and_then(|section| read_identity(r, section)),
+        private_endpoints: places.and_then(|section| read_private_endpoints(r, section)),
+        check_timeout,
+        new_credential_wait,
+    }
+}
 
-    fn identity(&mut self, top: &mut Entries<'i>) -> Option<ServerIdentity> {
-        let span = top.iter().find(|(name, _, _)| name == "azure_identity")?.1.clone();
-        let mut section = self.section(top, "azure_identity")?;
-        let tenant_id = self.needed(&mut section, &span, "tenant_id");
-        let client_id = self.text(&mut section, "client_id").map(|(text, _)| text);
-        let secret = self.path(&mut section, "client_secret_file").map(Credential::ClientSecretFile);
-        let certificate =
-            self.path(&mut section, "certificate_file").map(|path: PathBuf| Credential::Certificate { path });
-        let federated = self
-            .path(&mut section, "federated_token_file")
-            .map(|token_file: PathBuf| Credential::Federated { token_file });
-        let managed = take(&mut section, "managed_identity").and_then(|(span, value)| {
-            match value.get_ref().as_bool() {
-                Some(true) => {
-                    Some(Credential::ManagedIdentity { client_id: client_id.clone(), endpoint: None })
-                }
-                Some(false) => None,
-                None => {
-                    let text = "`managed_identity` is neither true nor false".to_owned();
-                    self.problem(span, text, "write true or false without quotes");
-                    None
-                }
-            }
-        });
-        self.no_more(section, "[azure_identity]");
-        let mut given: Vec<Credential> =
-            [secret, certificate, federated, managed].into_iter().flatten().collect();
-        let credential = given.pop();
-        if credential.is_none() || !given.is_empty() {
-            let text = "[azure_identity] must name exactly one credential".to_owned();
-            let hint =
-                "give one of managed_identity, federated_token_file, certificate_file and client_secret_file";
-            self.problem(span, text, hint);
-            return None;
-        }
-        Some(ServerIdentity { tenant_id: tenant_id?, client_id, credential: credential? })
+fn read_identity<'i>(r: &mut Reader<'i>, mut section: Section<'i>) -> Option<ServerIdentity> {
+    let place = section.place();
+    let tenant_id = needed(r, &mut section, "tenant_id");
+    let client_id = text(r, &mut section, "client_id").map(|found| found.value);
+    let secret = path(r, &mut section, "client_secret_file").map(Credential::ClientSecretFile);
+    let certificate = path(r, &mut section, "certificate_file").map(|path| Credential::Certificate { path });
+    let federated =
+        path(r, &mut section, "federated_token_file").map(|token_file| Credential::Federated { token_file });
+    let managed = r
+        .boolean(&mut section, "managed_identity", false)
+        .filter(|managed| *managed)
+        .map(|_| Credential::ManagedIdentity { client_id: client_id.clone(), endpoint: None });
+    r.no_more(section);
+    let mut given: Vec<Credential> =
+        [secret, certificate, federated, managed].into_iter().flatten().collect();
+    let credential = given.pop();
+    if credential.is_none() || !given.is_empty() {
+        let hint =
+            "give one of managed_identity, federated_token_file, certificate_file and client_secret_file";
+        r.problem(place, "[azure_identity] must name exactly one credential", hint);
+        return None;
     }
+    Some(ServerIdentity { tenant_id: tenant_id?.value, client_id, credential: credential? })
+}
 
-    fn private_endpoints(&mut self, top: &mut Entries<'i>) -> Option<PrivateEndpointPlaces> {
-        let span = top.iter().find(|(name, _, _)| name == "private_endpoints")?.1.clone();
-        let mut section = self.section(top, "private_endpoints")?;
-        let resource_group_id = self.needed(&mut section, &span, "resource_group_id");
-        if let Some(id) = resource_group_id.as_deref().filter(|id| !is_resource_group(id)) {
-            let text = format!("`resource_group_id` = \"{id}\" is no id of a resource group");
-            self.problem(span, text, "write /subscriptions/ID/resourceGroups/NAME");
+fn read_private_endpoints<'i>(r: &mut Reader<'i>, mut section: Section<'i>) -> Option<PrivateEndpointPlaces> {
+    let resource_group_id = needed(r, &mut section, "resource_group_id").and_then(|found| {
+        let hint = "write /subscriptions/ID/resourceGroups/NAME";
+        let parse = |id: &str| is_resource_group(id).then(|| id.to_owned());
+        r.parsed(found, "is no id of a resource group", hint, parse)
+    });
+    let mut subnets = BTreeMap::new();
+    let mut named = r.optional_section(&mut section, "subnets").flatten().unwrap_or_default();
+    for region in named.keys() {
+        let Some(Found { value: id, span, .. }) = text(r, &mut named, &region) else { continue };
+        if azure_location(&region).is_none() {
+            let text = format!("`{region}` is no region of Azure");
+            r.problem(span.clone(), text, "write it as in the API, such as US_EAST_2");
         }
-        let mut subnets = BTreeMap::new();
-        let mut named = self.section(&mut section, "subnets").unwrap_or_default();
-        let regions: Vec<String> = named.iter().map(|(region, _, _)| region.clone()).collect();
-        for region in regions {
-            let Some((id, span)) = self.text(&mut named, &region) else { continue };
-            if azure_location(&region).is_none() {
-                let text = format!("`{region}` is no region of Azure");
-                self.problem(span.clone(), text, "write it as in the API, such as US_EAST_2");
-            }
-            if !(id.starts_with("/subscriptions/") && id.contains("/subnets/")) {
-                let text = format!("\"{id}\" is no id of a subnet");
-                self.problem(span, text, "write /subscriptions/…/virtualNetworks/NAME/subnets/NAME");
-            }
-            subnets.insert(region, id);
+        if !(id.starts_with("/subscriptions/") && id.contains("/subnets/")) {
+            let text = format!("\"{id}\" is no id of a subnet");
+            r.problem(span, text, "write /subscriptions/…/virtualNetworks/NAME/subnets/NAME");
         }
-        self.no_more(section, "[private_endpoints]");
-        Some(PrivateEndpointPlaces { resource_group_id: resource_group_id?, subnets })
+        subnets.insert(region, id);
     }
+    r.no_more(section);
+    Some(PrivateEndpointPlaces { resource_group_id: resource_group_id?.value, subnets })
+}
 
-    fn section(&mut self, table: &mut Entries<'i>, key: &str) -> Option<Entries<'i>> {
-        let (span, value) = take(table, key)?;
-        match value.into_inner() {
-            DeValue::Table(table) => Some(entries(table)),
-            DeValue::String(_)
-            | DeValue::Integer(_)
-            | DeValue::Float(_)
-            | DeValue::Boolean(_)
-            | DeValue::Datetime(_)
-            | DeValue::Array(_) => {
-                let hint = "write its name in brackets on a line of its own";
-                self.problem(span, format!("`{key}` is no section"), hint);
-                None
-            }
-        }
-    }
-
-    fn seconds(
-        &mut self,
-        table: &mut Entries<'i>,
-        key: &str,
-        range: std::ops::RangeInclusive<u64>,
-        usual: Duration,
-    ) -> Duration {
-        let Some((span, value)) = take(table, key) else { return usual };
-        let number = value.get_ref().as_integer().and_then(|number| number.as_str().parse::<u64>().ok());
-        match number.filter(|number| range.contains(number)) {
-            Some(number) => Duration::from_secs(number),
-            None => {
-                let hint = format!("write a whole number from {} to {}", range.start(), range.end());
-                self.problem(span, format!("`{key}` is out of its range"), &hint);
-                usual
-            }
-        }
-    }
+fn seconds<'i>(
+    r: &mut Reader<'i>,
+    section: &mut Section<'i>,
+    key: &str,
+    range: RangeInclusive<u64>,
+    usual: Duration,
+) -> Duration {
+    r.integer(section, key, range, Some(usual.as_secs())).map_or(usual, Duration::from_secs)
 }
 
 fn is_resource_group(id: &str) -> bool {

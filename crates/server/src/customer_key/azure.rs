@@ -11,12 +11,12 @@ use keyward_kms::{
     },
 };
 use keyward_model::{
-    Class,
+    Class, Weight,
     encryption::{AzureEnvironment, AzureKeyVault},
     private_endpoint::{Seen, azure_location},
 };
 
-use super::{Asked, CustomerKeys, EndpointPlace, Tried};
+use super::{Asked, CustomerKeys, EndpointPlace, Tried, VaultRotation};
 use crate::{Config, config::CustomerKeyConfig};
 
 /// One HTTP exchange takes at most this.
@@ -160,6 +160,22 @@ impl CustomerKeys for AzureKeys {
         described.ok().map(|described| described.public_key_sha256).filter(|sha256| !sha256.is_empty())
     }
 
+    async fn rotation(&self, asked: &Asked) -> VaultRotation {
+        let (Ok(service), Ok(key)) = (self.service(asked), asked.vault.key()) else {
+            return VaultRotation::NotSeen;
+        };
+        let read = tokio::time::timeout(self.settings.check_timeout, service.rotates_after_days(&key)).await;
+        match read {
+            Ok(Ok(days)) => VaultRotation::Seen(days),
+            // Nothing needs this permission: its absence is no trouble.
+            Ok(Err(error)) => match error.class.weight() {
+                Weight::Denial => VaultRotation::Seen(None),
+                Weight::Success | Weight::Strong | Weight::Neutral => VaultRotation::NotSeen,
+            },
+            Err(_) => VaultRotation::NotSeen,
+        }
+    }
+
     fn vaults_have_names(&self) -> bool {
         self.development.is_none()
     }
@@ -236,6 +252,6 @@ fn no_identity() -> String {
 }
 
 fn finding(class: Class, text: String, hint: String) -> Finding {
-    let about = About::Answer { operation: Operation::Describe, inner_code: None };
+    let about = About::Answer { operation: Operation::Describe, inner_code: None, retry_after_s: None };
     Finding { severity: Severity::Refuse, about, class: Some(class), text, hint }
 }

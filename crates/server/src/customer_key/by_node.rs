@@ -58,12 +58,14 @@ pub(super) async fn try_by_node(
     };
     let mut observation = app.store().observe().await?;
     observation.insert(&request).await?;
+    observation.tell_jobs().await?;
     observation.commit().await?;
     app.nudge().jobs();
     app.nudge().node(node);
     let findings = wait(app, node, &id).await;
     let mut observation = app.store().observe().await?;
     observation.delete::<ValidationRequest>(&id).await?;
+    observation.tell_jobs().await?;
     observation.commit().await?;
     app.nudge().jobs();
     Ok(Some(FromNode { node: name, findings: findings? }))

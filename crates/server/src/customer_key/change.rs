@@ -26,7 +26,7 @@ use super::{
     outcome::{Outcome, outcome, outcome_of_node},
     patch,
     plan::{Plan, SecretPlan, Situation, plan},
-    secret_owner,
+    recheck, secret_owner,
 };
 use crate::{App, api::alert_configs::add_automatic, http::error::ApiError};
 
@@ -102,7 +102,7 @@ impl Loaded {
     fn situation(&self, vaults_have_names: bool) -> Situation<'_> {
         Situation {
             stored: &self.stored,
-            has_secret: self.secret.is_some(),
+            secret: self.secret.as_ref(),
             endpoints: &self.endpoints,
             clusters: &self.clusters,
             roles: &self.roles,
@@ -129,11 +129,18 @@ pub async fn apply(
     for _ in 0..MOST_TRIES {
         let loaded = Loaded::read(&mut app.store().read().await?, project).await?;
         let decided = plan(patch::read(body.clone())?, loaded.situation(vaults_have_names))?;
-        if decided.changed.is_empty() {
-            return Ok(loaded.stored);
-        }
         let checked = match &decided.vault {
-            Some(vault) if decided.check => Some(check(app, project, &loaded, vault, &decided).await?),
+            Some(vault) if decided.check => match check(app, project, &loaded, vault, &decided).await {
+                Ok(checked) => Some(checked),
+                Err(refusal) => {
+                    // What is stored does not work either: the job looks soon whether that is confirmed.
+                    if decided.changed.is_empty() {
+                        check_again_soon(app, project).await;
+                    }
+                    return Err(refusal);
+                }
+            },
+            Some(_) | None if decided.changed.is_empty() => return Ok(loaded.stored),
             Some(_) | None => None,
         };
         match store(app, project, body.clone(), &loaded, checked, event).await? {
@@ -180,7 +187,7 @@ async fn check(
     };
     let asked = Asked { vault: vault.clone(), secret };
     let came_to = try_out(app, project, &asked, decided.new_credential).await?;
-    if let Some(refusal) = came_to.refusal(vault) {
+    if let Some(refusal) = came_to.refusal(vault, named_anew(&loaded.stored, vault)) {
         return Err(refusal);
     }
     if decided.key_replaced {
@@ -189,6 +196,29 @@ async fn check(
     match came_to {
         Outcome::Accepted { warnings } => Ok(Checked { warnings, at: app.now() }),
         Outcome::Refused { .. } | Outcome::Unknown { .. } => Err(ApiError::new(Code::UnexpectedError)),
+    }
+}
+
+/// Whether the vault's name is another than the one that is stored, which worked.
+fn named_anew(stored: &EncryptionAtRest, vault: &AzureKeyVault) -> bool {
+    let host = |vault: &AzureKeyVault| vault.key().ok().map(|key| key.vault_host().to_ascii_lowercase());
+    stored.azure_key_vault.as_ref().and_then(host) != host(vault)
+}
+
+/// Has the job check what is stored before its usual time.
+async fn check_again_soon(app: &App, project: ProjectId) {
+    let marked = async {
+        let mut observation = app.store().observe().await?;
+        let Some(mut stored) = observation.get::<EncryptionAtRest>(project).await? else { return Ok(()) };
+        stored.document.validity.checked_at = None;
+        observation.update(&stored.document, stored.revision).await?;
+        observation.commit().await
+    };
+    match marked.await {
+        Ok(()) => app.nudge().jobs(),
+        Err::<(), StoreError>(error) => {
+            tracing::debug!(%error, %project, "the customer key is checked at its usual time");
+        }
     }
 }
 
@@ -247,14 +277,18 @@ async fn try_once(app: &App, project: ProjectId, asked: &Asked) -> Result<Outcom
                     }
                 }
             }),
-            None => Ok(from_here.unwrap_or_else(|| {
-                let nobody = "No node of the project has been heard of lately that could try it.".to_owned();
-                Outcome::unknown(
-                    [why.map(|why| format!("From here it cannot be tried: {why}.")), Some(nobody)]
-                        .into_iter()
-                        .flatten(),
-                )
-            })),
+            None => {
+                let nobody = "No node of the project has been heard of lately that could try it: start the agent of one, \
+                              or have one join (keyward project join-token create), and send the change again."
+                    .to_owned();
+                Ok(match from_here {
+                    Some(came_to) => came_to.with(nobody),
+                    None => {
+                        let why = why.map(|why| format!("From here it cannot be tried: {why}."));
+                        Outcome::unknown([why, Some(nobody)].into_iter().flatten())
+                    }
+                })
+            }
         },
     }
 }
@@ -340,7 +374,13 @@ async fn store(
         return Ok(Written::Moved);
     }
     if decided.changed.is_empty() {
-        return Ok(Written::Stored(Box::new(loaded.stored)));
+        return match (checked, loaded.revision) {
+            (Some(checked), Some(revision)) => {
+                drop(change);
+                confirm(app, loaded.stored, revision, checked, event).await
+            }
+            (None, _) | (_, None) => Ok(Written::Stored(Box::new(loaded.stored))),
+        };
     }
     let next = next_state(&loaded.stored, &decided, checked, now);
     match loaded.revision {
@@ -359,6 +399,44 @@ async fn store(
     }
     change.commit(tell(event, &loaded.stored, &next, &decided), now).await?;
     Ok(Written::Stored(Box::new(next)))
+}
+
+/// Notes that what is stored was tried out and works. An event, if that is news.
+async fn confirm(
+    app: &App,
+    stored: EncryptionAtRest,
+    revision: i64,
+    checked: Checked,
+    event: &(dyn Fn(EventType) -> NewEvent + Send + Sync),
+) -> Result<Written, ApiError> {
+    let outcome = Outcome::Accepted { warnings: checked.warnings };
+    let (validity, news) = recheck::after(&stored.validity, &outcome, checked.at);
+    let next = EncryptionAtRest { validity, ..stored };
+    let written = match news {
+        None => {
+            async {
+                let mut observation = app.store().observe().await?;
+                observation.update(&next, revision).await?;
+                observation.commit().await
+            }
+            .await
+        }
+        Some(kind) => {
+            async {
+                let mut change = app.store().change().await?;
+                change.update(&next, revision).await?;
+                let key = next.azure_key_vault.as_ref().map(|vault| vault.key_identifier.clone());
+                change.commit(event(kind).detail("keyIdentifier", json!(key)), app.now()).await.map(drop)
+            }
+            .await
+        }
+    };
+    match written {
+        Ok(()) => Ok(Written::Stored(Box::new(next))),
+        // The job noted the same, or someone changed it: what was checked may be gone.
+        Err(error) if error.may_repeat() => Ok(Written::Moved),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a PATCH decides upon, without what checks found meanwhile.

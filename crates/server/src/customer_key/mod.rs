@@ -47,6 +47,16 @@ pub enum Tried {
     },
 }
 
+/// What the vault's own rotation policy of a customer key says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VaultRotation {
+    /// It was asked for: so many days from one version to the next. `None` when the vault rotates nothing, and when
+    /// it does not let us see.
+    Seen(Option<u32>),
+    /// It could not be asked for.
+    NotSeen,
+}
+
 /// A private endpoint as Azure knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointPlace {
@@ -66,6 +76,9 @@ pub trait CustomerKeys: Send + Sync {
 
     /// SHA-256 of the public key (DER `SubjectPublicKeyInfo`, hexadecimal); `None` when it cannot be read.
     async fn public_key_sha256(&self, asked: &Asked) -> Option<String>;
+
+    /// How often the vault replaces the customer key by itself.
+    async fn rotation(&self, asked: &Asked) -> VaultRotation;
 
     /// Whether vaults answer under names of their own; a development vault does not.
     fn vaults_have_names(&self) -> bool;

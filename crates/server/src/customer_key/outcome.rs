@@ -8,8 +8,10 @@ use crate::http::error::ApiError;
 
 /// A key that expires sooner than this is refused, in milliseconds: 48 hours.
 const SHORTEST_LIFE_MS: i64 = 48 * 3_600_000;
-/// When to try again after an outage, in seconds.
+/// When to try again after an outage in which nobody said when, in seconds.
 const RETRY_AFTER_S: u64 = 30;
+/// The longest wait that is passed on, in seconds.
+const LONGEST_RETRY_AFTER_S: u64 = 3_600;
 
 /// What a check came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +32,10 @@ pub enum Outcome {
     Unknown {
         /// Why, in sentences.
         findings: Vec<String>,
-        /// What the vault said about when to come again, in seconds.
+        /// When to come again, in seconds: as the vault said, where it said so.
         retry_after_s: u64,
+        /// Whether the vault's name is said not to exist. Mistyped, or deleted, or a resolver that lost its zone.
+        no_such_vault: bool,
     },
 }
 
@@ -39,15 +43,29 @@ pub enum Outcome {
 pub fn outcome(findings: &[Finding], now: Timestamp) -> Outcome {
     let mut refused: Vec<(Code, String)> = Vec::new();
     let (mut unknown, mut warnings) = (Vec::new(), Vec::new());
+    let (mut asked_to_wait, mut no_vault) = (None, false);
     for finding in findings {
         let sentence = sentence(&finding.text, &finding.hint);
         match meaning(finding, now) {
             Meaning::Refusal(code) => refused.push((code, sentence)),
-            Meaning::Outage => unknown.push(sentence),
+            Meaning::Outage => {
+                unknown.push(sentence);
+                no_vault |= finding.about == About::NoSuchVault;
+                if let About::Answer { retry_after_s, .. } = finding.about {
+                    asked_to_wait = asked_to_wait.max(retry_after_s);
+                }
+            }
             Meaning::Warning => warnings.push(sentence),
         }
     }
-    sum_up(refused, unknown, warnings)
+    match sum_up(refused, unknown, warnings) {
+        Outcome::Unknown { findings, retry_after_s, .. } => Outcome::Unknown {
+            findings,
+            retry_after_s: asked_to_wait.unwrap_or(retry_after_s).clamp(1, LONGEST_RETRY_AFTER_S),
+            no_such_vault: no_vault,
+        },
+        known @ (Outcome::Accepted { .. } | Outcome::Refused { .. }) => known,
+    }
 }
 
 /// Reads what a node found on the server's behalf.
@@ -83,7 +101,11 @@ fn sum_up(refused: Vec<(Code, String)>, unknown: Vec<String>, warnings: Vec<Stri
 impl Outcome {
     /// Nothing is known, for these reasons.
     pub fn unknown(reasons: impl IntoIterator<Item = String>) -> Self {
-        Outcome::Unknown { findings: reasons.into_iter().collect(), retry_after_s: RETRY_AFTER_S }
+        Outcome::Unknown {
+            findings: reasons.into_iter().collect(),
+            retry_after_s: RETRY_AFTER_S,
+            no_such_vault: false,
+        }
     }
 
     /// With one more thing to tell.
@@ -96,8 +118,10 @@ impl Outcome {
         self
     }
 
-    /// As an answer to who asked for the change; `None` when it is accepted.
-    pub fn refusal(&self, vault: &AzureKeyVault) -> Option<ApiError> {
+    /// As an answer to who asked for the change; `None` when it is accepted. `named_anew`: the vault's name is not
+    /// the one that is stored, so that a name that does not exist is a mistake in the request. One that worked before
+    /// is an outage, whatever the resolver says.
+    pub fn refusal(&self, vault: &AzureKeyVault, named_anew: bool) -> Option<ApiError> {
         match self {
             Outcome::Accepted { .. } => None,
             Outcome::Refused { code: code @ Code::InvalidAzureCredentials, findings } => {
@@ -111,7 +135,12 @@ impl Outcome {
             Outcome::Refused { code, findings } => {
                 Some(ApiError::new(*code).detail(findings.join(" ")).param(&vault.key_identifier))
             }
-            Outcome::Unknown { findings, retry_after_s } => Some(
+            Outcome::Unknown { findings, no_such_vault: true, .. } if named_anew => Some(
+                ApiError::new(Code::AzureKeyVaultNotFound)
+                    .detail(findings.join(" "))
+                    .param(&vault.key_vault_name),
+            ),
+            Outcome::Unknown { findings, retry_after_s, .. } => Some(
                 ApiError::new(Code::AzureKeyVaultUnavailable)
                     .detail(findings.join(" "))
                     .param(&vault.key_identifier)
@@ -165,6 +194,7 @@ fn meaning(finding: &Finding, now: Timestamp) -> Meaning {
         About::Tenant => Code::InvalidAzureApiRequest,
         About::SoftDelete | About::PurgeProtection | About::VaultUnseen => Code::InvalidAzureApiRequest,
         About::PrivateNetworking => Code::AzureKeyVaultNetworkAccessDenied,
+        About::NoSuchVault => return Meaning::Outage,
         About::ClientCertificate => Code::InvalidAzureCredentials,
         About::Answer { inner_code, .. } => match finding.class {
             Some(class) => return of_answer(class, inner_code.as_deref()),
@@ -235,7 +265,22 @@ mod tests {
 
     fn answer(class: Class, inner_code: Option<&str>) -> Finding {
         let inner_code = inner_code.map(str::to_owned);
-        finding(Severity::Refuse, About::Answer { operation: Operation::Wrap, inner_code }, Some(class))
+        let about = About::Answer { operation: Operation::Wrap, inner_code, retry_after_s: None };
+        finding(Severity::Refuse, about, Some(class))
+    }
+
+    fn vault() -> AzureKeyVault {
+        AzureKeyVault {
+            azure_environment: Default::default(),
+            client_id: "c".into(),
+            tenant_id: "t".into(),
+            subscription_id: "s".into(),
+            resource_group_name: "g".into(),
+            key_vault_name: "contoso".into(),
+            key_identifier: "https://contoso.vault.azure.net/keys/k/0123456789abcdef0123456789abcdef".into(),
+            role_id: None,
+            require_private_networking: false,
+        }
     }
 
     fn code(finding: Finding) -> Option<Code> {
@@ -312,6 +357,39 @@ mod tests {
         let found = outcome(&[answer(Class::TimedOut, None), answer(Class::KeyDisabled, None)], now());
         let Outcome::Refused { code, findings } = found else { panic!("{found:?}") };
         assert_eq!((code, findings.len()), (Code::AzureKeyVaultKeyNotEnabled, 1));
+    }
+
+    /// Rule 3: the name of a vault that worked may vanish for reasons of its own. A name that was typed just now is
+    /// another matter.
+    #[test]
+    fn a_name_that_does_not_exist_is_the_callers_mistake_only_when_it_is_new() {
+        let missing = finding(Severity::Refuse, About::NoSuchVault, Some(Class::NameNotResolved));
+        let came_to = outcome(&[missing], now());
+        assert!(matches!(came_to, Outcome::Unknown { no_such_vault: true, .. }), "{came_to:?}");
+        let refusal = |named_anew| came_to.refusal(&vault(), named_anew).unwrap();
+        let (new, stored) = (refusal(true), refusal(false));
+        assert_eq!((new.code(), new.wait_s()), (Code::AzureKeyVaultNotFound, None));
+        assert!(new.status().is_client_error());
+        assert_eq!((stored.code(), stored.wait_s()), (Code::AzureKeyVaultUnavailable, Some(30)));
+        // A resolver that does not answer says nothing of the name.
+        let silent = outcome(&[answer(Class::NameNotResolved, None)], now());
+        assert_eq!(silent.refusal(&vault(), true).unwrap().code(), Code::AzureKeyVaultUnavailable);
+    }
+
+    #[test]
+    fn the_vaults_own_wait_is_passed_on() {
+        let asks = |class, retry_after_s| {
+            let about = About::Answer { operation: Operation::Wrap, inner_code: None, retry_after_s };
+            finding(Severity::Refuse, about, Some(class))
+        };
+        let wait = |findings: &[Finding]| outcome(findings, now()).refusal(&vault(), false).unwrap().wait_s();
+        assert_eq!(wait(&[asks(Class::Throttled, Some(7))]), Some(7));
+        assert_eq!(wait(&[asks(Class::Throttled, Some(7)), asks(Class::ServerFault, Some(90))]), Some(90));
+        assert_eq!(wait(&[asks(Class::TimedOut, None)]), Some(30));
+        assert_eq!(wait(&[asks(Class::Throttled, Some(0))]), Some(1));
+        assert_eq!(wait(&[asks(Class::ServerFault, Some(1_000_000))]), Some(3_600));
+        // A refusal has nothing to wait for.
+        assert_eq!(wait(&[asks(Class::KeyDisabled, Some(7))]), None);
     }
 
     #[test]

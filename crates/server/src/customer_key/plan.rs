@@ -5,7 +5,8 @@ use keyward_model::{
     cloud_role::CloudRole,
     encryption::{AzureEnvironment, AzureKeyVault, EncryptionAtRest},
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
 
 use super::patch::{AzureFields, AzurePatch, Patch, wrong};
 use crate::http::error::ApiError;
@@ -15,8 +16,8 @@ use crate::http::error::ApiError;
 pub struct Situation<'a> {
     /// What is stored.
     pub stored: &'a EncryptionAtRest,
-    /// Whether a client secret is stored.
-    pub has_secret: bool,
+    /// The client secret that is stored.
+    pub secret: Option<&'a SecretString>,
     /// Regions of the private endpoints that exist, those being deleted included.
     pub endpoints: &'a [String],
     /// Names of the clusters that use the customer key.
@@ -36,7 +37,8 @@ pub struct Plan {
     pub search_nodes: bool,
     /// The client secret.
     pub secret: SecretPlan,
-    /// Whether the vault has to be asked before: something changed that it decides upon.
+    /// Whether the vault has to be asked before. It is whenever the configuration was given, changed or not: who
+    /// saves it once more wants to know whether it works.
     pub check: bool,
     /// Whether credentials changed: new ones take a while to be known everywhere in Azure.
     pub new_credential: bool,
@@ -116,7 +118,7 @@ fn set(given: AzureFields, search_nodes: bool, at: Situation<'_>) -> Result<Plan
     let role = role_of(&given, stored, at)?;
     let vault = merge(&given, stored, role)?;
     let has_credential =
-        role.is_some() || given.secret.is_some() || (at.has_secret && vault.role_id.is_none());
+        role.is_some() || given.secret.is_some() || (at.secret.is_some() && vault.role_id.is_none());
     if !has_credential {
         return Err(missing(&["secret"]).detail(
             "The attribute azureKeyVault.secret is missing: give a client secret, or roleId to use a service principal.",
@@ -127,8 +129,10 @@ fn set(given: AzureFields, search_nodes: bool, at: Situation<'_>) -> Result<Plan
         guard_private_networking(stored, &vault, at)?;
     }
     let secret = match (given.secret, &vault.role_id) {
+        // Terraform sends the secret with every change.
+        (Some(secret), _) if at.secret.is_some_and(|stored| same(stored, &secret)) => SecretPlan::Keep,
         (Some(secret), _) => SecretPlan::Set(secret),
-        (None, Some(_)) if at.has_secret => SecretPlan::Drop,
+        (None, Some(_)) if at.secret.is_some() => SecretPlan::Drop,
         (None, _) => SecretPlan::Keep,
     };
     let mut changed = stored.map_or_else(|| vec!["enabled"], |stored| differences(stored, &vault));
@@ -140,12 +144,16 @@ fn set(given: AzureFields, search_nodes: bool, at: Situation<'_>) -> Result<Plan
     Ok(Plan {
         search_nodes,
         secret,
-        check: !changed.is_empty(),
+        check: true,
         new_credential: changed.iter().any(|field| credential_fields.contains(field)),
         key_replaced: stored.is_some_and(|stored| stored.key().ok().as_ref() != Some(&key)),
         changed,
         vault: Some(vault),
     })
+}
+
+fn same(one: &SecretString, other: &SecretString) -> bool {
+    one.expose_secret().as_bytes().ct_eq(other.expose_secret().as_bytes()).into()
 }
 
 /// The role in force: the one given, or the stored one unless a secret takes its place.

@@ -2,14 +2,40 @@
 //!
 //! An outage never makes a key invalid, and one refusal alone does not either: it is asked again a minute later.
 
-use keyward_model::{Timestamp, encryption::Validity, event::EventType};
+use keyward_model::{
+    Timestamp,
+    encryption::{SeenRotation, Validity},
+    event::EventType,
+};
 
-use super::outcome::Outcome;
+use super::{VaultRotation, outcome::Outcome};
 
 /// A configuration is checked this often, in milliseconds: every 15 minutes.
 pub const INTERVAL_MS: i64 = 15 * 60_000;
 /// And this often while something is amiss, in milliseconds.
 pub const SHORT_INTERVAL_MS: i64 = 60_000;
+
+/// The vault's rotation policy is looked at this often, in milliseconds: once a day. Where that is not allowed, the
+/// customer's log has no more than one line a day of it.
+pub const ROTATION_INTERVAL_MS: i64 = 24 * 3_600_000;
+/// And this often while nobody answers, in milliseconds: once an hour.
+pub const ROTATION_RETRY_MS: i64 = 3_600_000;
+
+/// Whether it is time to look at the vault's rotation policy. A clock that was set back makes it so.
+pub fn is_rotation_due(validity: &Validity, now: Timestamp) -> bool {
+    let Some(seen) = validity.rotation else { return validity.valid };
+    let left_ms = seen.look_again_at.epoch_ms().saturating_sub(now.epoch_ms());
+    validity.valid && !(1..=ROTATION_INTERVAL_MS).contains(&left_ms)
+}
+
+/// What is known of the vault's rotation policy after it was looked at at `now`. Nobody answering changes nothing.
+pub fn rotation_after(was: Option<SeenRotation>, seen: VaultRotation, now: Timestamp) -> SeenRotation {
+    let (after_days, wait_ms) = match seen {
+        VaultRotation::Seen(days) => (days, ROTATION_INTERVAL_MS),
+        VaultRotation::NotSeen => (was.and_then(|was| was.after_days), ROTATION_RETRY_MS),
+    };
+    SeenRotation { after_days, look_again_at: Timestamp::from_epoch_ms(now.epoch_ms() + wait_ms) }
+}
 
 /// Whether it is time to check again. A clock that was set back makes it so.
 pub fn is_due(validity: &Validity, now: Timestamp) -> bool {
@@ -28,10 +54,11 @@ pub fn after(was: &Validity, outcome: &Outcome, now: Timestamp) -> (Validity, Op
                 valid: true,
                 checked_at: Some(now),
                 warnings: warnings.clone(),
+                rotation: was.rotation,
                 ..Validity::default()
             };
             let news = match (was.valid, was.unreachable_told) {
-                (false, _) => Some(EventType::EncryptionValid),
+                (false, _) => Some(EventType::EncryptionValidationSucceeded),
                 (true, true) => Some(EventType::KeyNetworkAccessRestored),
                 (true, false) => None,
             };
@@ -50,7 +77,7 @@ pub fn after(was: &Validity, outcome: &Outcome, now: Timestamp) -> (Validity, Op
                 (true, Some(_)) => {
                     is.valid = false;
                     is.refused_at = None;
-                    (is, Some(EventType::EncryptionNoLongerValid))
+                    (is, Some(EventType::EncryptionValidationFailed))
                 }
                 (false, _) => (is, None),
             }
@@ -113,11 +140,11 @@ mod tests {
         let (validity, told) = run(&valid(), &[refused(), refused(), refused()]);
         assert!(!validity.valid);
         assert_eq!(validity.findings, ["disabled"]);
-        assert_eq!(told, [EventType::EncryptionNoLongerValid]);
+        assert_eq!(told, [EventType::EncryptionValidationFailed]);
         let (validity, told) = run(&validity, &[accepted(), accepted()]);
         assert!(validity.valid && validity.findings.is_empty());
         assert_eq!(validity.warnings, ["w"]);
-        assert_eq!(told, [EventType::EncryptionValid]);
+        assert_eq!(told, [EventType::EncryptionValidationSucceeded]);
     }
 
     #[test]
@@ -139,6 +166,27 @@ mod tests {
         assert!(!is_due(&doubted, at(0)) && is_due(&doubted, at(1)));
     }
 
+    #[test]
+    fn the_rotation_policy_is_looked_at_once_a_day_and_an_outage_forgets_nothing() {
+        let after_hours = |hours: i64| at(hours * 60);
+        let mut validity = valid();
+        assert!(is_rotation_due(&validity, at(0)));
+        assert!(!is_rotation_due(&Validity { valid: false, ..valid() }, at(0)), "first things first");
+        let seen = rotation_after(None, VaultRotation::Seen(Some(90)), at(0));
+        validity.rotation = Some(seen);
+        assert!(!is_rotation_due(&validity, after_hours(23)) && is_rotation_due(&validity, after_hours(24)));
+        assert!(is_rotation_due(&validity, after_hours(-1)), "a clock that was set back");
+        let silent = rotation_after(Some(seen), VaultRotation::NotSeen, after_hours(24));
+        assert_eq!(silent.after_days, Some(90));
+        validity.rotation = Some(silent);
+        assert!(!is_rotation_due(&validity, at(24 * 60 + 59)) && is_rotation_due(&validity, after_hours(25)));
+        let gone = rotation_after(Some(silent), VaultRotation::Seen(None), after_hours(25));
+        assert_eq!(gone.after_days, None);
+        // A check keeps it.
+        let (checked, _) = after(&validity, &accepted(), after_hours(25));
+        assert_eq!(checked.rotation, validity.rotation);
+    }
+
     proptest! {
         /// Rule 3: whatever comes, outages alone never change `valid`, and each flip is told exactly once.
         #[test]
@@ -148,8 +196,8 @@ mod tests {
                 let outcome = match kind { 0 => accepted(), 1 => refused(), _ => unknown() };
                 let (next, told) = after(&validity, &outcome, at(minute));
                 let flip = match (validity.valid, next.valid) {
-                    (true, false) => Some(EventType::EncryptionNoLongerValid),
-                    (false, true) => Some(EventType::EncryptionValid),
+                    (true, false) => Some(EventType::EncryptionValidationFailed),
+                    (false, true) => Some(EventType::EncryptionValidationSucceeded),
                     _ => None,
                 };
                 match flip {
@@ -159,7 +207,7 @@ mod tests {
                     }
                     None => prop_assert!(!matches!(
                         told,
-                        Some(EventType::EncryptionNoLongerValid | EventType::EncryptionValid)
+                        Some(EventType::EncryptionValidationFailed | EventType::EncryptionValidationSucceeded)
                     )),
                 }
                 prop_assert_eq!(next.checked_at, Some(at(minute)));

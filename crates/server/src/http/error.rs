@@ -178,6 +178,7 @@ pub fn status(code: Code) -> StatusCode {
         | Code::AzureKeyVaultEnvironmentNotSupported
         | Code::AzureKeyVaultKeyNotSuitable
         | Code::AzureKeyVaultNetworkAccessDenied
+        | Code::AzureKeyVaultNotFound
         | Code::InvalidAzureApiRequest
         | Code::InvalidAzureCredentials
         | Code::NoPermissionToEncryptDecrypt

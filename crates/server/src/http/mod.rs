@@ -8,6 +8,7 @@ pub mod error;
 pub mod listener;
 pub mod page;
 mod pipeline;
+pub(crate) mod rate;
 pub mod route;
 pub mod version;
 

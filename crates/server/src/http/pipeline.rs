@@ -25,6 +25,7 @@ use super::{
     error::ApiError,
     listener::Peer,
     page::{Page, flag, links},
+    rate::{Allowance, Scope},
     route::{Route, route},
     version::{ApiVersion, asked, resolve, successor},
 };
@@ -56,7 +57,8 @@ pub(crate) async fn answer(
     let body = read_body(incoming).await;
     let query: Vec<(String, String)> =
         url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let mut seen = Seen { operation: "none", version: ApiVersion::Unversioned, deprecated: None };
+    let mut seen =
+        Seen { operation: "none", version: ApiVersion::Unversioned, deprecated: None, allowance: None };
     let outcome = steps(&app, &parts, &query, body, remote, &request_id, &mut seen).await;
     let outcome = outcome.unwrap_or_else(|refused| refused.into());
     let status = outcome.status;
@@ -72,6 +74,7 @@ struct Seen {
     operation: &'static str,
     version: ApiVersion,
     deprecated: Option<Date>,
+    allowance: Option<Allowance>,
 }
 
 /// An answer before it is rendered.
@@ -160,6 +163,9 @@ async fn steps(
     )?;
     seen.deprecated = successor(seen.version, operation.versions);
     let (org, project) = authorize(app, operation, &principal, &path).await?;
+    let (allowance, admitted) = app.rate_limit().admit(Scope::of(project, org, &principal, remote));
+    seen.allowance = Some(allowance);
+    admitted.map_err(|seconds| ApiError::new(Code::RateLimited).retry_after_s(seconds))?;
     for name in ["pretty", "envelope", "includeCount"] {
         flag(query, name, false)?;
     }
@@ -342,6 +348,7 @@ fn render(
         }
     };
     let mut headers = outcome.headers;
+    headers.extend(seen.allowance.into_iter().flat_map(Allowance::headers));
     if let Some(date) = seen.deprecated.filter(|_| !outcome.refused) {
         headers.extend(deprecation(date));
     }

@@ -1,17 +1,20 @@
 //! Raises and resolves alerts. What holds, and what follows, is decided by [`keyward_model::alert`].
 //!
-//! Notifications are not delivered yet: an alert's `lastNotified` stays empty.
+//! An alert that opens or closes is told of by an event of its own. Notifications are not delivered yet: an alert's
+//! `lastNotified` stays empty.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use keyward_model::{
     Timestamp,
-    alert::{self, Alert, AlertChange, AlertConfig, AlertType, Facts, NodeFacts, Trigger},
-    event::{Event, EventType},
+    alert::{self, Alert, AlertChange, AlertConfig, AlertStatus, AlertType, Facts, NodeFacts, Trigger},
+    event::{Actor, Event, EventType, NewEvent},
     id::ProjectId,
+    project::Project,
 };
 use keyward_store::{EventFilter, Lease, Stored};
+use serde_json::json;
 
 use super::{
     JobStatus,
@@ -72,6 +75,19 @@ impl Job for Alerts {
         }
         for (project, known) in &projects {
             let changes = known.changes(app, &fleet, *project, now);
+            let (told, quiet): (Vec<_>, Vec<_>) = changes
+                .into_iter()
+                .map(|change| (known.news(&change), change))
+                .partition(|(news, _)| news.is_some());
+            for (news, change) in told {
+                let Some(news) = news else { continue };
+                tell(app, lease, known, &change, news, now).await?;
+                match change {
+                    AlertChange::Raise(_) => raised += 1,
+                    AlertChange::Update(_) => changed += 1,
+                }
+            }
+            let changes: Vec<AlertChange> = quiet.into_iter().map(|(_, change)| change).collect();
             let old = known.alerts.iter().filter(|alert| is_forgotten(alert, now));
             let old: Vec<&Stored<Alert>> = old.collect();
             if changes.is_empty() && old.is_empty() {
@@ -130,7 +146,11 @@ impl Known {
             .collect();
         let facts = Facts {
             encryption: fleet.encryption.get(&project).map(|stored| &stored.document),
-            vault_rotates_after_days: None,
+            vault_rotates_after_days: fleet
+                .encryption
+                .get(&project)
+                .and_then(|stored| stored.validity.rotation)
+                .and_then(|rotation| rotation.after_days),
             nodes: &nodes,
             events: &self.events,
         };
@@ -138,6 +158,68 @@ impl Known {
         let conditions = alert::conditions(now, &facts);
         alert::evaluate(now, &self.configs, &conditions, &alerts, &mut || app.make_id())
     }
+
+    fn news(&self, change: &AlertChange) -> Option<EventType> {
+        match change {
+            AlertChange::Raise(alert) => news(None, alert),
+            AlertChange::Update(alert) => {
+                let before = self.alerts.iter().find(|before| before.id == alert.id)?;
+                news(Some(before), alert)
+            }
+        }
+    }
+}
+
+/// The event that tells of an alert's change: it opened, or it was open and ended. What an event raised is told by
+/// that event.
+fn news(before: Option<&Alert>, after: &Alert) -> Option<EventType> {
+    match after.event_type.trigger() {
+        Trigger::Event(_) => return None,
+        Trigger::Condition => {}
+    }
+    let was_open = before.is_some_and(|before| before.status == AlertStatus::Open);
+    match after.status {
+        AlertStatus::Open if !was_open => Some(EventType::AlertOpened),
+        AlertStatus::Closed | AlertStatus::Cancelled if was_open => Some(EventType::AlertClosed),
+        AlertStatus::Open | AlertStatus::Tracking | AlertStatus::Closed | AlertStatus::Cancelled => None,
+    }
+}
+
+/// Writes an alert that opened or closed, with its event.
+async fn tell(
+    app: &App,
+    lease: &Lease,
+    known: &Known,
+    changed: &AlertChange,
+    kind: EventType,
+    now: Timestamp,
+) -> Result<(), JobError> {
+    let mut change = app.store().change().await?;
+    change.require_lease(lease).await?;
+    let alert = match changed {
+        AlertChange::Raise(alert) => {
+            change.insert(alert).await?;
+            alert
+        }
+        AlertChange::Update(alert) => {
+            // Someone may have acknowledged it meanwhile: then this pass is for nothing.
+            let revision =
+                known.alerts.iter().find(|before| before.id == alert.id).map(|known| known.revision);
+            change.update(alert, revision.unwrap_or_default()).await?;
+            alert
+        }
+    };
+    let mut event = NewEvent::new(kind, Actor::Job { name: "alerts".to_owned() })
+        .project(alert.project)
+        .detail("alertId", json!(alert.id))
+        .detail("alertConfigId", json!(alert.config))
+        .detail("alertType", alert.event_type.as_str())
+        .detail("status", json!(alert.status))
+        .detail("text", alert.text.clone());
+    event.org = change.get::<Project>(alert.project).await?.map(|project| project.org);
+    event.cluster = alert.subject.cluster.clone();
+    change.commit(event, now).await?;
+    Ok(())
 }
 
 fn event_of(kind: AlertType) -> Option<EventType> {
@@ -150,4 +232,55 @@ fn event_of(kind: AlertType) -> Option<EventType> {
 fn is_forgotten(alert: &Alert, now: Timestamp) -> bool {
     let ended = alert.resolved.filter(|_| !alert.status.is_live());
     ended.is_some_and(|at| now.epoch_ms() - at.epoch_ms() > KEPT_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_model::{
+        alert::Subject,
+        id::{AlertConfigId, AlertId},
+    };
+
+    use super::*;
+
+    fn alert(event_type: AlertType, status: AlertStatus) -> Alert {
+        let at = Timestamp::from_epoch_ms(0);
+        Alert {
+            id: AlertId::from_bytes([1; 12]),
+            project: ProjectId::from_bytes([2; 12]),
+            config: AlertConfigId::from_bytes([3; 12]),
+            event_type,
+            subject: Subject::default(),
+            text: String::new(),
+            status,
+            since: at,
+            created: at,
+            updated: at,
+            resolved: None,
+            last_notified: None,
+            acknowledged: None,
+        }
+    }
+
+    /// One event when it opens, one when it ends; none for what was never open, or was told of by its own event.
+    #[test]
+    fn opening_and_closing_are_news() {
+        use AlertStatus::{Cancelled, Closed, Open, Tracking};
+        let told = |before: Option<AlertStatus>, after| {
+            let of = |status| alert(AlertType::HostDown, status);
+            news(before.map(of).as_ref(), &of(after))
+        };
+        assert_eq!(told(None, Open), Some(EventType::AlertOpened));
+        assert_eq!(told(Some(Tracking), Open), Some(EventType::AlertOpened));
+        assert_eq!(told(Some(Open), Closed), Some(EventType::AlertClosed));
+        assert_eq!(told(Some(Open), Cancelled), Some(EventType::AlertClosed));
+        for (before, after) in
+            [(None, Tracking), (Some(Open), Open), (Some(Tracking), Closed), (Some(Tracking), Cancelled)]
+        {
+            assert_eq!(told(before, after), None, "{before:?} {after:?}");
+        }
+        for &kind in AlertType::ALL.iter().filter(|kind| event_of(**kind).is_some()) {
+            assert_eq!(news(None, &alert(kind, Closed)), None, "{kind:?}");
+        }
+    }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyward_model::{
     Timestamp,
-    cluster::{Cluster, ClusterState},
+    cluster::{Cluster, ClusterState, KeyProvider},
     event::{Actor, EventType, NewEvent},
     id::{ClusterId, NodeId},
-    plan::ClusterPlan,
+    plan::{ClusterPlan, Resync},
 };
 use keyward_store::{Lease, Stored};
 
@@ -61,6 +61,10 @@ impl Job for Clusters {
             if own.gone {
                 end(app, lease, now, stored).await?;
                 deleted += 1;
+            } else if note_resync(app, lease, now, stored, own).await? {
+                // The rest of what there is to store of it, in the next pass: its revision has moved.
+                app.nudge().jobs();
+                changed += 1;
             } else if settle(app, lease, now, stored, own).await? {
                 changed += 1;
             }
@@ -146,6 +150,44 @@ async fn settle(
             observation.commit().await?;
         }
     }
+    Ok(true)
+}
+
+/// Stores that members began to be filled again, encrypted, or that all of them are; whether that is new.
+async fn note_resync(
+    app: &App,
+    lease: &Lease,
+    now: Timestamp,
+    stored: &Stored<Cluster>,
+    own: &ClusterPlan,
+) -> Result<bool, JobError> {
+    let mut cluster = stored.document.clone();
+    let wanted = cluster.intent.encryption_at_rest_provider != KeyProvider::None;
+    let event_type = match (cluster.resync_since, own.resync) {
+        (None, Resync::UnderWay) => EventType::ClusterResyncStarted,
+        (Some(_), Resync::None) => EventType::ClusterResyncCompleted,
+        // No longer wanted: the members that are left stay as they are.
+        (Some(_), Resync::Waits) if !wanted => {
+            cluster.resync_since = None;
+            let mut observation = app.store().observe().await?;
+            observation.require_lease(lease).await?;
+            observation.update(&cluster, stored.revision).await?;
+            observation.commit().await?;
+            return Ok(true);
+        }
+        (None, Resync::None | Resync::Waits) | (Some(_), Resync::UnderWay | Resync::Waits) => {
+            return Ok(false);
+        }
+    };
+    let mut event = event(event_type, &cluster);
+    if let Some(since) = cluster.resync_since {
+        event = event.detail("since", since.to_string());
+    }
+    cluster.resync_since = cluster.resync_since.is_none().then_some(now);
+    let mut change = app.store().change().await?;
+    change.require_lease(lease).await?;
+    change.update(&cluster, stored.revision).await?;
+    change.commit(event, now).await?;
     Ok(true)
 }
 

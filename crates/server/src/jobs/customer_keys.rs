@@ -1,5 +1,5 @@
 //! Checks configured customer keys again, so that `valid` says what is true. It decides nothing for nodes: they judge
-//! by their own probes.
+//! by their own probes. Looks at the vault's rotation policy too, for the alert about the key's age.
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     App,
     customer_key::{
+        VaultRotation,
         change::{Loaded, try_out},
         outcome::Outcome,
         recheck,
@@ -48,13 +49,13 @@ impl Job for CustomerKeys {
 
     async fn pass(&self, app: &App, lease: &Lease, now: Timestamp) -> Result<JobStatus, JobError> {
         let mut due: Vec<Stored<EncryptionAtRest>> = app.store().read().await?.list_all().await?;
-        due.retain(|stored| stored.azure_key_vault.is_some() && recheck::is_due(&stored.validity, now));
+        due.retain(|stored| stored.azure_key_vault.is_some() && Due::of(stored, now).any());
         // Who waited longest comes first.
         due.sort_by_key(|stored| stored.validity.checked_at);
         due.truncate(MOST_AT_ONCE);
         let checks = due.into_iter().map(|stored| async move {
-            let outcome = check(app, &stored).await?;
-            note(app, lease, &stored, outcome).await
+            let seen = look(app, &stored, Due::of(&stored, now)).await?;
+            note(app, lease, &stored, seen).await
         });
         let done: Vec<Result<Noted, JobError>> =
             stream::iter(checks).buffer_unordered(SIDE_BY_SIDE).collect().await;
@@ -62,7 +63,7 @@ impl Job for CustomerKeys {
         for noted in done {
             match noted {
                 Ok(noted) => {
-                    checked += 1;
+                    checked += usize::from(noted.checked);
                     unreachable += usize::from(noted.unreachable);
                     flipped += usize::from(noted.flipped);
                 }
@@ -75,17 +76,51 @@ impl Job for CustomerKeys {
     }
 }
 
-async fn check(app: &App, stored: &EncryptionAtRest) -> Result<Option<Outcome>, JobError> {
-    let loaded = Loaded::read(&mut app.store().read().await?, stored.project).await?;
-    let Some(asked) = loaded.asked() else { return Ok(None) };
-    match try_out(app, stored.project, &asked, false).await {
-        Ok(outcome) => Ok(Some(outcome)),
-        Err(error) => Err(JobError::Contradiction(error.to_string())),
+/// What it is time for.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    check: bool,
+    rotation: bool,
+}
+
+impl Due {
+    fn of(stored: &EncryptionAtRest, now: Timestamp) -> Self {
+        Self {
+            check: recheck::is_due(&stored.validity, now),
+            rotation: recheck::is_rotation_due(&stored.validity, now),
+        }
     }
+
+    fn any(self) -> bool {
+        self.check || self.rotation
+    }
+}
+
+/// What was asked for, and what came of it.
+#[derive(Default)]
+struct Looked {
+    outcome: Option<Outcome>,
+    rotation: Option<VaultRotation>,
+}
+
+async fn look(app: &App, stored: &EncryptionAtRest, due: Due) -> Result<Looked, JobError> {
+    let loaded = Loaded::read(&mut app.store().read().await?, stored.project).await?;
+    let Some(asked) = loaded.asked() else { return Ok(Looked::default()) };
+    let outcome = match due.check {
+        true => match try_out(app, stored.project, &asked, false).await {
+            Ok(outcome) => Some(outcome),
+            Err(error) => return Err(JobError::Contradiction(error.to_string())),
+        },
+        false => None,
+    };
+    let answers = matches!(outcome, None | Some(Outcome::Accepted { .. }));
+    let rotation = if due.rotation && answers { Some(app.keys().rotation(&asked).await) } else { None };
+    Ok(Looked { outcome, rotation })
 }
 
 #[derive(Default)]
 struct Noted {
+    checked: bool,
     unreachable: bool,
     flipped: bool,
 }
@@ -94,12 +129,21 @@ async fn note(
     app: &App,
     lease: &Lease,
     stored: &Stored<EncryptionAtRest>,
-    outcome: Option<Outcome>,
+    looked: Looked,
 ) -> Result<Noted, JobError> {
-    let Some(outcome) = outcome else { return Ok(Noted::default()) };
     let now = app.now();
-    let (validity, news) = recheck::after(&stored.validity, &outcome, now);
+    let (mut validity, news) = match &looked.outcome {
+        Some(outcome) => recheck::after(&stored.validity, outcome, now),
+        None => (stored.validity.clone(), None),
+    };
+    if let Some(seen) = looked.rotation {
+        validity.rotation = Some(recheck::rotation_after(validity.rotation, seen, now));
+    }
+    if validity == stored.validity {
+        return Ok(Noted::default());
+    }
     let noted = Noted {
+        checked: looked.outcome.is_some(),
         unreachable: validity.unreachable_since.is_some(),
         flipped: validity.valid != stored.validity.valid,
     };

@@ -147,6 +147,8 @@ fn concerned(violation: &Violation, fleet: &Fleet) -> Option<ClusterId> {
             Some(*cluster)
         }
         Violation::TwoNodes(node, _)
+        | Violation::TwoResyncs(node, _)
+        | Violation::Resync(node)
         | Violation::Unwell(node, _)
         | Violation::Primary(node)
         | Violation::NoMajority(node)
@@ -325,6 +327,8 @@ fn desired(
         },
         rotate_master_key: planned.rotate.clone(),
         run: planned.run,
+        step_down: planned.step_down,
+        resync: planned.resync,
         validations: validations.to_vec(),
     }
 }
@@ -357,6 +361,7 @@ mod tests {
             public_key_sha256: String::new(),
             enrolled_at: Timestamp::from_epoch_ms(0),
             revoked_at: None,
+            silent_since: None,
         };
         let fleet = Fleet {
             nodes: [(node, Stored { document: enrolled, revision: 1 })].into_iter().collect(),

@@ -25,6 +25,8 @@ const LEASE_MS: u32 = 60_000;
 const REST: u32 = 5;
 /// The shortest rest.
 const SHORTEST_REST: Duration = Duration::from_millis(50);
+/// The rest where another server has the job: it hears of every nudge, and this one is only to take over.
+const REST_ELSEWHERE: Duration = Duration::from_secs(1);
 /// The longest rest before a nudge is followed.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
@@ -129,7 +131,8 @@ async fn run(app: App, job: Box<dyn Job>, holder: String) {
             }
             Err(error) => failed(&app, &*job, &error.into()),
         }
-        let rest = (began.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST);
+        let shortest = if held.is_some() { SHORTEST_REST } else { REST_ELSEWHERE };
+        let rest = (began.elapsed() * REST).clamp(shortest, LONGEST_REST);
         let interval = job.interval();
         let waited = async {
             tokio::time::sleep(rest).await;

@@ -164,7 +164,8 @@ fn asked(desired: &Desired, switch_off: bool) -> Asked {
         off: switch_off && desired.cluster.is_some() && desired.encryption.is_none(),
         rotate: desired.rotate_master_key.clone(),
         run: desired.run,
-        step_down: false,
+        step_down: desired.step_down,
+        resync: desired.resync,
     }
 }
 
@@ -185,5 +186,6 @@ fn seen(at: Timestamp, observed: &Observed) -> Seen {
             "SECONDARY" => MemberState::Secondary,
             _ => MemberState::Other,
         }),
+        unencrypted: observed.unencrypted,
     }
 }

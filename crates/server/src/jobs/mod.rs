@@ -6,6 +6,7 @@ mod customer_keys;
 mod desired;
 mod driver;
 pub mod fleet;
+mod hosts;
 mod private_endpoints;
 
 use serde::Serialize;
@@ -65,6 +66,15 @@ pub enum JobStatus {
         /// Those of them whose key is refused now, or works again.
         flipped: usize,
     },
+    /// It was said which nodes fell silent, and which are heard of again.
+    Hosts {
+        /// Nodes that were looked at.
+        nodes: usize,
+        /// Those of them that fell silent.
+        down: usize,
+        /// Those of them that are heard of again.
+        up: usize,
+    },
     /// Private endpoints were brought on.
     PrivateEndpoints {
         /// Endpoints that were looked at.
@@ -80,6 +90,7 @@ pub(crate) fn start(app: App, tasks: &TaskTracker) {
         Box::new(desired::Desired::default()),
         Box::new(clusters::Clusters),
         Box::new(alerts::Alerts),
+        Box::new(hosts::Hosts::default()),
         Box::new(customer_keys::CustomerKeys),
         Box::new(private_endpoints::PrivateEndpoints),
     ];

@@ -60,6 +60,7 @@ pub(super) async fn answer(
         (&Method::POST, "/agent/v1/enrol") => super::enrol::enrol(&endpoint, &peer, request).await,
         (&Method::POST, "/agent/v1/renew") => super::enrol::renew(&endpoint, &peer, request).await,
         (&Method::POST, "/agent/v1/sync") => super::sync::sync(&endpoint, &peer, request).await,
+        (&Method::POST, "/agent/v1/leave") => super::leave::leave(&endpoint, &peer, request).await,
         _ => Err(Refused::bad("this address answers agents only")),
     };
     match outcome {
@@ -71,7 +72,7 @@ pub(super) async fn answer(
                 | AgentRefusalCode::CertificateExpired
                 | AgentRefusalCode::CertificateUnknown => StatusCode::UNAUTHORIZED,
                 AgentRefusalCode::NodeRevoked => StatusCode::FORBIDDEN,
-                AgentRefusalCode::NodeTaken => StatusCode::CONFLICT,
+                AgentRefusalCode::NodeTaken | AgentRefusalCode::NodeInCluster => StatusCode::CONFLICT,
                 AgentRefusalCode::Version | AgentRefusalCode::BadRequest => StatusCode::BAD_REQUEST,
                 AgentRefusalCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 AgentRefusalCode::TooMany => StatusCode::TOO_MANY_REQUESTS,

@@ -34,7 +34,7 @@ pub(super) async fn enrol(
         .and_then(|value| value.strip_prefix("Bearer "))
         .unwrap_or_default()
         .to_owned();
-    app.limits().may_try(address, None, now).map_err(|wait_s| {
+    app.limits().may_try(address, now).map_err(|wait_s| {
         let hint = format!("wait {wait_s} s, then join again");
         Refused::new(AgentRefusalCode::TooMany, "too many join tokens were refused from this address", hint)
     })?;
@@ -43,7 +43,8 @@ pub(super) async fn enrol(
         && refusal.code == AgentRefusalCode::TokenRefused
     {
         tracing::warn!(%address, "a join token was refused: {}", refusal.message);
-        app.limits().refused(address, None, now);
+        // Without a name only the address is counted.
+        _ = app.limits().refused(address, None, now);
     }
     outcome
 }
@@ -81,6 +82,7 @@ async fn admit(endpoint: &Endpoint, bearer: &str, body: Incoming) -> Result<Vec<
                 public_key_sha256: request.public_key_sha256.clone(),
                 enrolled_at: now,
                 revoked_at: None,
+                silent_since: None,
             };
             let former = change.get::<EnrolledNode>(node_id).await?;
             let again = former.is_some();
@@ -125,6 +127,7 @@ async fn admit(endpoint: &Endpoint, bearer: &str, body: Incoming) -> Result<Vec<
                 .detail("hostname", node.hostname.clone())
                 .detail("joinTokenId", id.to_string())
                 .detail("again", again);
+            change.tell_node(node_id).await?;
             change.commit(event, now).await?;
             app.waiting().wake(node_id);
             app.nudge().jobs();

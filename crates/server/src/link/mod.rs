@@ -6,6 +6,8 @@
 mod answer;
 mod authority;
 mod enrol;
+mod leave;
+mod notices;
 mod seen;
 mod sync;
 mod waiting;
@@ -114,6 +116,7 @@ pub(crate) async fn start(app: App, listener: TcpListener, tasks: &TaskTracker) 
     let tls = authority.server_config(config.agent_listen.ip(), config.agent_url.as_ref())?;
     let endpoint = Endpoint { app: app.clone(), authority: Arc::new(authority), seen: Arc::default() };
     tasks.spawn(seen::run(app.clone(), Arc::clone(&endpoint.seen)));
+    tasks.spawn(notices::run(app.clone()));
     let handler = move |peer, request| answer::answer(endpoint.clone(), peer, request);
     tasks.spawn(listener::run(
         listener,

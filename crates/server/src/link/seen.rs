@@ -1,4 +1,5 @@
-//! When nodes were heard of, written down together; and the wakes that another server's changes call for.
+//! When nodes were heard of, written down together; and the look for what another server changed, for where its
+//! word ([`super::notices`]) does not come through.
 
 use std::{
     collections::HashMap,
@@ -72,7 +73,9 @@ async fn wake(app: &App, newest: u64) -> Result<u64, StoreError> {
     if app.waiting().count() == 0 {
         return Ok(newest);
     }
-    let changed = app.store().read().await?.desired_since(newest.saturating_sub(CLOCKS_MS)).await?;
+    // A revision of the future is another server's, whose clock is ahead: what this one's gives comes before it.
+    let from = newest.min(u64::try_from(app.now().epoch_ms()).unwrap_or(0)).saturating_sub(CLOCKS_MS);
+    let changed = app.store().read().await?.desired_since(from).await?;
     let mut highest = newest;
     for (node, revision) in changed {
         highest = highest.max(revision);

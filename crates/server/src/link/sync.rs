@@ -11,7 +11,7 @@ use keyward_model::{
     project::Project,
     sync::{AgentRefusalCode, Desired, Observed, SyncAnswer, SyncRequest},
 };
-use keyward_store::StoreError;
+use keyward_store::{Change, StoreError};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -77,7 +77,11 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
     let now = app.now();
     let mut tx = app.store().read().await?;
     let node = known(&mut tx, shown).await?;
-    let stored = tx.report_number(shown.node_id).await?;
+    let mut stored = tx.report_number(shown.node_id).await?;
+    let mut before = match &request.observed {
+        Some(_) => tx.report(shown.node_id).await?,
+        None => None,
+    };
     drop(tx);
     let Some(observed) = &request.observed else {
         endpoint.seen.note(shown.node_id, now);
@@ -90,27 +94,28 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
             "use a keyward of the server's version",
         ));
     }
-    if stored >= request.report {
-        // Repeated or overtaken: it changes nothing.
-        endpoint.seen.note(shown.node_id, now);
-        return Ok((stored, stored == request.report));
-    }
-    let before = app.store().read().await?.report(shown.node_id).await?;
-    let before = before.as_ref().map(|report| &report.observed);
-    let stored = match news(before, observed).or(needs_approval(before, observed)) {
-        Some(kind) => tell(app, &node, observed, kind).await?,
-        None => {
-            let mut observation = app.store().observe().await?;
-            let stored = observation.put_report(observed, now).await?;
-            observation.commit().await?;
-            stored
+    while stored < request.report {
+        let told = told(before.as_ref().map(|report| &report.observed), observed);
+        if put(app, &node, observed, stored, &told).await? {
+            app.nudge().jobs();
+            return Ok((request.report, true));
         }
-    };
-    app.nudge().jobs();
+        // Another report came meanwhile, perhaps by another server: this one is compared with that.
+        let mut tx = app.store().read().await?;
+        stored = tx.report_number(shown.node_id).await?;
+        before = tx.report(shown.node_id).await?;
+    }
+    // Repeated or overtaken: it changes nothing.
+    endpoint.seen.note(shown.node_id, now);
     Ok((stored, stored == request.report))
 }
 
-/// What a report tells that belongs into the audit log.
+/// What a report tells that belongs into the audit log, in order.
+fn told(before: Option<&Observed>, now: &Observed) -> Vec<EventType> {
+    [news(before, now), needs_approval(before, now)].into_iter().flatten().collect()
+}
+
+/// Whether the database was stopped for its customer key, or started again.
 fn news(before: Option<&Observed>, now: &Observed) -> Option<EventType> {
     let was = before.map(|before| before.status.state);
     let was_stopped = was == Some(NodeState::StoppedRevoked);
@@ -135,21 +140,43 @@ fn needs_approval(before: Option<&Observed>, now: &Observed) -> Option<EventType
     new.then_some(EventType::NodeApprovalNeeded)
 }
 
-/// Stores a report together with the event that tells of it.
-async fn tell(
+/// Stores a report in the place of report `former`, together with the events of what it tells; whether that one was
+/// still there.
+async fn put(
     app: &App,
     node: &EnrolledNode,
     observed: &Observed,
-    kind: EventType,
-) -> Result<u64, StoreError> {
+    former: u64,
+    told: &[EventType],
+) -> Result<bool, StoreError> {
     let now = app.now();
+    let Some((last, others)) = told.split_last() else {
+        let mut observation = app.store().observe().await?;
+        let put = observation.put_report_after(former, observed, now).await?;
+        observation.commit().await?;
+        return Ok(put);
+    };
     let mut change = app.store().change().await?;
-    let stored = change.report_number(node.node_id).await?;
-    if stored >= observed.report {
-        // The same report came by another way meanwhile, and its event with it.
-        return Ok(stored);
+    if change.report_number(node.node_id).await? != former
+        || !change.put_report_after(former, observed, now).await?
+    {
+        return Ok(false);
     }
-    let stored = change.put_report(observed, now).await?;
+    for kind in others {
+        let event = event(&mut change, node, observed, *kind).await?;
+        change.also(event, now).await?;
+    }
+    let event = event(&mut change, node, observed, *last).await?;
+    change.commit(event, now).await?;
+    Ok(true)
+}
+
+async fn event(
+    change: &mut Change,
+    node: &EnrolledNode,
+    observed: &Observed,
+    kind: EventType,
+) -> Result<NewEvent, StoreError> {
     let mut event =
         NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() }).project(node.project);
     if kind == EventType::NodeStoppedRevoked {
@@ -164,8 +191,7 @@ async fn tell(
     if let Some(id) = node.cluster {
         event.cluster = change.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone());
     }
-    change.commit(event, now).await?;
-    Ok(stored)
+    Ok(event)
 }
 
 /// What is desired, unless the agent has seen it.

@@ -184,7 +184,15 @@ on_each_database! {
         assert_eq!(owner.get(&settings).await.expect(200).body, kept.body);
         owner.patch(&settings, json!({"maxServiceAccountSecretValidityInHours": 7})).await.refused(400, "INVALID_ATTRIBUTE");
         // The organization may ask for lists.
+        let answer = owner.patch(&settings, json!({"apiAccessListRequired": true})).await.refused(400, "VALIDATION_ERROR");
+        assert!(answer.text.contains("would lock you out"), "{}", answer.text);
+        let keys = owner.get(&format!("/api/atlas/v2/orgs/{}/apiKeys", site.org)).await.expect(200);
+        let own = keys.body["results"].as_array().unwrap().iter().find(|key| key["publicKey"] == site.owner.public).unwrap();
+        let own = format!("/api/atlas/v2/orgs/{}/apiKeys/{}/accessList", site.org, own["id"].as_str().unwrap());
+        owner.post(&own, json!([{"ipAddress": "127.0.0.1"}])).await.expect(200);
         owner.patch(&settings, json!({"apiAccessListRequired": true})).await.expect(200);
+        let long = json!({"securityContact": format!("{}@example.org", "x".repeat(300))});
+        owner.patch(&settings, long).await.refused(400, "INVALID_ATTRIBUTE");
         key.get("/api/atlas/v2").await.refused(403, "ORG_REQUIRES_WHITELIST");
     }
 

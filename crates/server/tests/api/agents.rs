@@ -22,6 +22,8 @@ pub(crate) struct Agent {
     pub(crate) observed: Observed,
     /// What was asked of it last.
     pub(crate) desired: Option<Desired>,
+    /// Whether its database is primary while it runs in a cluster.
+    pub(crate) primary: bool,
     masters: u32,
 }
 
@@ -74,6 +76,7 @@ impl Agent {
             public_key_sha256: "00".into(),
             enrolled_at: app.now(),
             revoked_at: None,
+            silent_since: None,
         };
         let mut change = app.store().change().await.unwrap();
         change.insert(&node).await.unwrap();
@@ -93,8 +96,9 @@ impl Agent {
             validated: Vec::new(),
             snapshots: Vec::new(),
             replica_state: None,
+            unencrypted: false,
         };
-        let mut agent = Self { id, observed, desired: None, masters: 0 };
+        let mut agent = Self { id, observed, desired: None, primary: n == 1, masters: 0 };
         agent.report(site).await;
         agent
     }
@@ -124,7 +128,10 @@ impl Agent {
         if let Some(desired) = &self.desired {
             let observed = &mut self.observed;
             let status = &mut observed.status;
-            if let Some(encryption) = &desired.encryption {
+            // A customer key alone means nothing to a database that is not encrypted.
+            let takes_key = desired.resync || !observed.unencrypted;
+            if let Some(encryption) = desired.encryption.as_ref().filter(|_| takes_key) {
+                observed.unencrypted = false;
                 let identifier = encryption.key_identifier.clone();
                 if status.master_key.is_none() {
                     self.masters += 1;
@@ -154,7 +161,9 @@ impl Agent {
             status.master_key_held = running && status.master_key.is_some();
             status.engine =
                 running.then(|| EngineStatus { kind: "mongod".into(), version: "8.0.29".into(), pid: 1 });
-            let primary = observed.address.starts_with("host1:");
+            observed.unencrypted |= running && status.customer_key.is_none();
+            self.primary &= !desired.step_down;
+            let primary = self.primary;
             observed.replica_state = (running && desired.cluster.is_some())
                 .then(|| if primary { "PRIMARY".into() } else { "SECONDARY".into() });
             observed.done_revision = desired.revision;

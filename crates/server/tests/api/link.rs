@@ -51,6 +51,21 @@ impl Endpoint {
         Some(Self { server: serve_with(config, options).await.unwrap(), clock, _dir: dir })
     }
 
+    /// Another server on the same store, without jobs too.
+    async fn another_server(&self) -> Running {
+        let mut config = self.server.app().config().clone();
+        for listen in [&mut config.api_listen, &mut config.agent_listen] {
+            listen.set_port(0);
+        }
+        let read = Arc::clone(&self.clock);
+        let options = ServeOptions {
+            clock: Arc::new(move || Timestamp::from_epoch_ms(read.load(Ordering::SeqCst))),
+            jobs: false,
+            ..ServeOptions::default()
+        };
+        serve_with(config, options).await.unwrap()
+    }
+
     fn advance_hours(&self, hours: i64) {
         self.clock.fetch_add(hours * 3_600_000, Ordering::SeqCst);
     }
@@ -61,7 +76,14 @@ impl Endpoint {
     }
 
     async fn desire(&self, node: NodeId, cluster_name: &str) -> u64 {
-        let app = self.server.app();
+        let revision = self.desire_at(&self.server, node, cluster_name).await;
+        self.server.app().nudge().node(node);
+        revision
+    }
+
+    /// Writes it by one of the servers, and wakes nobody.
+    async fn desire_at(&self, server: &Running, node: NodeId, cluster_name: &str) -> u64 {
+        let app = server.app();
         let cluster = keyward_model::sync::DesiredCluster {
             name: cluster_name.into(),
             replica_set: cluster_name.into(),
@@ -73,12 +95,13 @@ impl Endpoint {
             encryption: None,
             rotate_master_key: None,
             run: DesiredRun::Unmanaged,
+            step_down: false,
+            resync: false,
             validations: vec![],
         };
         let mut observation = app.store().observe().await.unwrap();
         let stored = observation.put_desired(node, &desired, app.now()).await.unwrap();
         observation.commit().await.unwrap();
-        app.nudge().node(node);
         stored.revision
     }
 
@@ -222,34 +245,13 @@ fn observed(node_id: NodeId, report: u64) -> Observed {
         validated: vec![],
         snapshots: vec![],
         replica_state: None,
+        unencrypted: false,
     }
 }
 
-macro_rules! on_each_endpoint {
-    ($(async fn $name:ident($endpoint:ident: Endpoint) $body:block)*) => {$(
-        mod $name {
-            use super::*;
+on_each_database! {
+    from Endpoint::start;
 
-            async fn run($endpoint: Endpoint) $body
-
-            #[tokio::test]
-            async fn sqlite() {
-                if let Some(endpoint) = Endpoint::start(Database::Sqlite).await {
-                    run(endpoint).await;
-                }
-            }
-
-            #[tokio::test]
-            async fn postgresql() {
-                if let Some(endpoint) = Endpoint::start(Database::Postgresql).await {
-                    run(endpoint).await;
-                }
-            }
-        }
-    )*};
-}
-
-on_each_endpoint! {
     async fn a_lost_answer_to_a_join_costs_no_token(endpoint: Endpoint) {
         let token = endpoint.token().await;
         let authority = authority(&endpoint).await;
@@ -320,6 +322,66 @@ on_each_endpoint! {
             agent.answered(&report(number, approvals)).await;
             assert_eq!(told().await, events, "{number}");
         }
+        endpoint.server.stop().await;
+    }
+
+    async fn a_report_that_tells_of_two_things_has_two_events(endpoint: Endpoint) {
+        use EventType::{NodeApprovalNeeded as Approval, NodeStartedAgain as Again, NodeStoppedRevoked as Stopped};
+        let agent = Agent::enrol(&endpoint, 1).await;
+        let report = |number, state: NodeState, waits: bool| {
+            let mut observed = observed(agent.id, number);
+            observed.status.state = state;
+            observed.status.reason = format!("reason {number}");
+            observed.held_back.extend(waits.then(|| keyward_model::sync::HeldBack {
+                revision: 1,
+                needs_approval: true,
+                approval: Some("tenant:x".to_owned()),
+                what: "using a customer key".to_owned(),
+                reason: "of another tenant".to_owned(),
+                hint: "keyward node approve".to_owned(),
+            }));
+            SyncRequest { observed: Some(observed), ..agent.request(number) }
+        };
+        let told = async || {
+            let mut tx = endpoint.server.app().store().read().await.unwrap();
+            let (mut events, _) = tx.events(&keyward_store::EventFilter::default(), 0, 100).await.unwrap();
+            events.retain(|event| [Stopped, Again, Approval].contains(&event.event_type));
+            events.reverse();
+            events
+        };
+        let expected: [(u64, NodeState, bool, &[EventType]); 8] = [
+            (1, NodeState::Running, false, &[]),
+            // The database stops for its customer key, and something waits for the host: both are told.
+            (2, NodeState::StoppedRevoked, true, &[Stopped, Approval]),
+            (3, NodeState::StoppedRevoked, true, &[]),
+            (4, NodeState::Starting, true, &[Again]),
+            (5, NodeState::Running, false, &[]),
+            (6, NodeState::StoppedRevoked, false, &[Stopped]),
+            (7, NodeState::Running, true, &[Again, Approval]),
+            (8, NodeState::Stopped, true, &[]),
+        ];
+        let mut all = Vec::new();
+        for (number, state, waits, new) in expected {
+            // Repeated, as after a lost answer: it tells nothing twice.
+            for _ in 0..2 {
+                assert_eq!(agent.answered(&report(number, state, waits)).await.stored_report, number);
+            }
+            all.extend(new);
+            let events = told().await;
+            assert_eq!(events.iter().map(|event| event.event_type).collect::<Vec<_>>(), all, "{number}");
+        }
+        let events = told().await;
+        assert_eq!(events[0].detail["reason"], "reason 2");
+        assert_eq!(events[1].detail["approvals"], "tenant:x");
+        assert!(events.iter().all(|event| event.project == Some(PROJECT)
+            && event.actor == Actor::Node { id: agent.id, name: "n1".into() }));
+
+        // The same report at once, as by two servers: one of them tells.
+        let again = report(9, NodeState::StoppedRevoked, true);
+        let (one, two) = tokio::join!(agent.sync(&again), agent.sync(&again));
+        assert!([one.status, two.status].contains(&200), "{} {}", one.text, two.text);
+        all.push(Stopped);
+        assert_eq!(told().await.len(), all.len());
         endpoint.server.stop().await;
     }
 
@@ -447,6 +509,53 @@ on_each_endpoint! {
         post(&http, &url, Some(&token.secret), &body).await.expect(200);
         endpoint.server.stop().await;
     }
+}
+
+/// The look at the store, every two seconds, would take each of these changes two seconds: it is just over when one
+/// is made.
+#[tokio::test]
+async fn a_node_that_waits_at_one_server_hears_of_another_at_once() {
+    const CHANGES: u32 = 5;
+    let Some(endpoint) = Endpoint::start(Database::Postgresql).await else { return };
+    let other = endpoint.another_server().await;
+    let agent = Agent::enrol(&endpoint, 1).await;
+    agent.answered(&agent.request(1)).await;
+    let mut waiting = SyncRequest { observed: None, wait_s: 60, ..agent.request(1) };
+    let waits = async || {
+        while endpoint.server.app().waiting().count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let began = std::time::Instant::now();
+    for n in 0..CHANGES {
+        let name = format!("c{n}");
+        let change = async {
+            waits().await;
+            endpoint.desire_at(&other, agent.id, &name).await
+        };
+        let (answer, revision) = tokio::join!(agent.answered(&waiting), change);
+        let desired = answer.desired.unwrap();
+        assert_eq!((desired.revision, desired.cluster.unwrap().name), (revision, name));
+        (waiting.have_revision, waiting.have_digest) = (revision, answer.digest);
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2) * (CHANGES - 1), "{took:?}: nobody told the waiting server");
+
+    // Revoked by the other server, a call that waits here is refused.
+    let revoke = async {
+        waits().await;
+        let app = other.app();
+        let mut change = app.store().change().await.unwrap();
+        let mut node = change.get::<keyward_model::node::EnrolledNode>(agent.id).await.unwrap().unwrap();
+        node.revoked_at = Some(app.now());
+        change.update(&node.document, node.revision).await.unwrap();
+        change.tell_node(agent.id).await.unwrap();
+        change.commit(NewEvent::new(EventType::NodeRevoked, Actor::Operator), app.now()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(agent.sync(&waiting), revoke);
+    refused(&answer, 403, "NODE_REVOKED");
+    other.stop().await;
+    endpoint.server.stop().await;
 }
 
 on_each_database! {

@@ -69,7 +69,7 @@ fn who_has_no_role_is_let_into_no_project_and_no_organization() {
 /// Each role against each operation, as the official document says. Skipped where the document is not at hand.
 #[test]
 fn each_role_may_do_what_the_official_document_says() {
-    let Some(path) = std::env::var_os("KEYWARD_ATLAS_OPENAPI") else {
+    let Some(path) = std::env::var_os("KEYWARD_ATLAS_OPENAPI").filter(|path| !path.is_empty()) else {
         keyward_testkit::report_skip(
             "roles are not held against the official document: KEYWARD_ATLAS_OPENAPI names none",
         );

@@ -145,23 +145,33 @@ on_each_database! {
         pause().await;
         let mut asked = Vec::new();
         for agent in &mut agents {
-            asked.push(agent.fetch(&site).await.unwrap().encryption.is_some());
+            let desired = agent.fetch(&site).await.unwrap();
+            assert_eq!(desired.encryption.is_some(), desired.resync);
+            asked.push(desired.resync);
         }
         assert_eq!(asked, [false, true, false], "a member at a time is filled again");
-        agents[1].obey(&site).await;
-        agents[2].obey(&site).await;
-        pause().await;
-        agents[2].obey(&site).await;
-        pause().await;
+        assert_eq!(events(&site, EventType::ClusterResyncStarted).await, 1);
+        let whole = |desired: &keyward_model::sync::Desired| desired.encryption.is_some() && !desired.resync;
+        for at in [1, 2] {
+            // What was done is asked for no longer, and only then the next one begins.
+            agents[at].obey(&site).await;
+            pause().await;
+            assert!(whole(agents[at].fetch(&site).await.unwrap()));
+            agents[at].obey(&site).await;
+            pause().await;
+        }
+        assert_eq!(events(&site, EventType::ClusterResyncStarted).await, 1);
         let shown = nodes(&site, &project, "C0").await.body;
         assert_eq!(shown["results"][0]["waiting"][0]["on"]["kind"], "stepDown", "{shown}");
-        assert!(agents[0].fetch(&site).await.unwrap().encryption.is_none(), "it is primary");
-        agents[0].observed.replica_state = Some("SECONDARY".into());
-        agents[2].observed.replica_state = Some("PRIMARY".into());
-        agents[2].report(&site).await;
-        agents[0].report(&site).await;
+        let first = agents[0].fetch(&site).await.unwrap();
+        assert!(first.encryption.is_none() && first.step_down && !first.resync, "it is primary");
+        assert_eq!(events(&site, EventType::ClusterResyncCompleted).await, 0);
+        agents[2].primary = true;
         until(&site, &mut agents, "IDLE", || async { state(&site, &project, "C0").await == "IDLE" }).await;
         assert_eq!(asked_for(&site, &mut agents, 1).await, [1, 2, 3]);
+        assert!(agents.iter().all(|agent| agent.desired.as_ref().is_some_and(whole)));
+        let ended = || async { events(&site, EventType::ClusterResyncCompleted).await == 1 };
+        until(&site, &mut agents, "the end is told", ended).await;
 
         let off = site.owner().patch(&one, json!({"encryptionAtRestProvider": "NONE"})).await.expect(200);
         assert_eq!(off.body["stateName"], "UPDATING");

@@ -10,21 +10,15 @@ use serde_json::json;
 
 use crate::site::{Answer, Database, Site, pair_of};
 
-#[tokio::test]
-async fn no_secret_is_shown_twice_or_written_down_sqlite() {
-    if let Some(site) = Site::start_with_vault(Database::Sqlite).await {
-        no_secret_is_shown_twice_or_written_down(site).await;
+on_each_database! {
+    from Site::start_with_vault;
+
+    async fn no_secret_is_shown_twice_or_written_down(site: Site) {
+        look_for_secrets(site).await;
     }
 }
 
-#[tokio::test]
-async fn no_secret_is_shown_twice_or_written_down_postgresql() {
-    if let Some(site) = Site::start_with_vault(Database::Postgresql).await {
-        no_secret_is_shown_twice_or_written_down(site).await;
-    }
-}
-
-async fn no_secret_is_shown_twice_or_written_down(site: Site) {
+async fn look_for_secrets(site: Site) {
     let logs = logs();
     let owner = site.owner();
     let project = site.project("Secrets").await;

@@ -11,7 +11,10 @@ use std::{
 };
 
 use keyward_model::{Timestamp, id::OrgId};
-use keyward_server::{Config, Running, ServeOptions, auth::digest, config::AzureConfig, init, serve_with};
+use keyward_server::{
+    Config, Running, ServeOptions, auth::digest, config::AzureConfig, customer_key::CustomerKeys, init,
+    serve_with,
+};
 use keyward_vault::RunningVault;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -26,30 +29,33 @@ pub(crate) enum Database {
     Postgresql,
 }
 
-/// Declares tests that run on each database: `async fn name(site: Site)`.
+/// Declares tests that run on each database: `async fn name(site: Site)`. What a test gets instead of a plain site is
+/// made by the function named in `from …;`, such as `from Site::start_with_vault;`.
 macro_rules! on_each_database {
-    ($($(#[$meta:meta])* async fn $name:ident($site:ident: Site) $body:block)*) => {$(
+    (from $start:path;
+     $($(#[$meta:meta])* async fn $name:ident($given:ident: $given_type:ty) $body:block)*) => {$(
         $(#[$meta])*
         mod $name {
             use super::*;
 
-            async fn run($site: Site) $body
+            async fn run($given: $given_type) $body
 
             #[tokio::test]
             async fn sqlite() {
-                if let Some(site) = Site::start(Database::Sqlite).await {
-                    run(site).await;
+                if let Some(given) = $start(Database::Sqlite).await {
+                    run(given).await;
                 }
             }
 
             #[tokio::test]
             async fn postgresql() {
-                if let Some(site) = Site::start(Database::Postgresql).await {
-                    run(site).await;
+                if let Some(given) = $start(Database::Postgresql).await {
+                    run(given).await;
                 }
             }
         }
     )*};
+    ($($tests:tt)*) => { on_each_database! { from Site::start; $($tests)* } };
 }
 
 /// A server, and the owner of its first organization.
@@ -96,6 +102,16 @@ impl Site {
         with_vault: bool,
         configure: impl FnOnce(&mut Config),
     ) -> Option<Self> {
+        Self::start_asking(database, with_vault, None, configure).await
+    }
+
+    /// With something else than Azure to ask about customer keys.
+    pub(crate) async fn start_asking(
+        database: Database,
+        with_vault: bool,
+        keys: Option<Arc<dyn CustomerKeys>>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::new(dir.path().join("server"));
         if database == Database::Postgresql {
@@ -121,12 +137,15 @@ impl Site {
             config.customer_key.check_timeout = Duration::from_secs(4);
             config.customer_key.new_credential_wait = Duration::ZERO;
         }
+        // Tests make more requests in a minute than people do; what comes of too many is a test of its own.
+        config.requests_per_minute = 100_000;
         configure(&mut config);
         let made = init(&config).await.unwrap();
         let clock = Arc::new(AtomicI64::new(jiff::Timestamp::now().as_millisecond()));
         let ticking = Arc::clone(&clock);
         let options = ServeOptions {
             clock: Arc::new(move || Timestamp::from_epoch_ms(ticking.load(Ordering::SeqCst))),
+            keys,
             ..ServeOptions::default()
         };
         let server = serve_with(config, options).await.unwrap();
@@ -135,6 +154,21 @@ impl Site {
         let owner = Pair { public: made.public_key, private: made.private_key.expose_secret().to_owned() };
         let url = format!("https://localhost:{}", server.api_addr.port());
         Some(Self { http: client(&ca), server, dir, url, org: made.org_id, owner, vault, clock, ca_file })
+    }
+
+    /// Another server on the same store, with the same clock and nothing else in common.
+    #[allow(dead_code, reason = "for tests of several servers, which are in another test binary")]
+    pub(crate) async fn another_server(&self) -> Running {
+        let mut config = self.server.app().config().clone();
+        for listen in [&mut config.api_listen, &mut config.agent_listen] {
+            listen.set_port(0);
+        }
+        let ticking = Arc::clone(&self.clock);
+        let options = ServeOptions {
+            clock: Arc::new(move || Timestamp::from_epoch_ms(ticking.load(Ordering::SeqCst))),
+            ..ServeOptions::default()
+        };
+        serve_with(config, options).await.unwrap()
     }
 
     /// Lets the server's clock go on.

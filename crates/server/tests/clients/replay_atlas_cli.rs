@@ -9,21 +9,15 @@ use crate::{
     site::{Answer, Database, Site, nonce_of, sign},
 };
 
-#[tokio::test]
-async fn sqlite() {
-    if let Some(site) = Site::start_with_vault(Database::Sqlite).await {
-        run(site).await;
+on_each_database! {
+    from Site::start_with_vault;
+
+    async fn replayed(site: Site) {
+        replay(site).await;
     }
 }
 
-#[tokio::test]
-async fn postgresql() {
-    if let Some(site) = Site::start_with_vault(Database::Postgresql).await {
-        run(site).await;
-    }
-}
-
-async fn run(site: Site) {
+async fn replay(site: Site) {
     challenge(&site).await;
     let key = CustomerKey::make(&site, "cli").await;
     let cli = site.owner();

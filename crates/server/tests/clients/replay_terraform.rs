@@ -12,21 +12,15 @@ use crate::{
 
 const PROVIDERS: [&str; 3] = ["awsKms", "azureKeyVault", "googleCloudKms"];
 
-#[tokio::test]
-async fn sqlite() {
-    if let Some(site) = Site::start_with_vault(Database::Sqlite).await {
-        run(site).await;
+on_each_database! {
+    from Site::start_with_vault;
+
+    async fn replayed(site: Site) {
+        replay(site).await;
     }
 }
 
-#[tokio::test]
-async fn postgresql() {
-    if let Some(site) = Site::start_with_vault(Database::Postgresql).await {
-        run(site).await;
-    }
-}
-
-async fn run(site: Site) {
+async fn replay(site: Site) {
     let key = CustomerKey::make(&site, "terraform").await;
     let tf = site.owner();
     let v1 = tf.version("2023-01-01");

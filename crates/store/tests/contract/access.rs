@@ -1,8 +1,21 @@
-use keyward_store::NonceUse::{Fresh, Used};
+use keyward_model::{
+    id::{ApiKeyId, OrgId},
+    role::OrgRole,
+};
+use keyward_store::{
+    Grant,
+    NonceUse::{Fresh, Used},
+    PrincipalId,
+};
 
 use crate::site::{Site, at, on_both_databases};
 
-on_both_databases!(tokens_end_and_can_be_revoked, a_count_of_a_nonce_is_used_once, what_expired_is_swept);
+on_both_databases!(
+    tokens_end_and_can_be_revoked,
+    a_count_of_a_nonce_is_used_once,
+    what_expired_is_swept,
+    use_is_added_up_and_goes_with_its_owner,
+);
 
 async fn tokens_end_and_can_be_revoked(site: Site) {
     let store = site.open().await;
@@ -48,4 +61,46 @@ async fn what_expired_is_swept(site: Site) {
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.access_token("old", at(0)).await.unwrap(), None);
     assert!(tx.access_token("new", at(0)).await.unwrap().is_some());
+}
+
+async fn use_is_added_up_and_goes_with_its_owner(site: Site) {
+    let store = site.open().await;
+    let (key, other) =
+        (PrincipalId::ApiKey(ApiKeyId::from_bytes([1; 12])), PrincipalId::ServiceAccount("robot".into()));
+    let used = |requests, ms, address: &str| keyward_store::Used {
+        requests,
+        last_at: at(ms),
+        last_address: address.to_owned(),
+    };
+    let mut change = store.change().await.unwrap();
+    change.grant(&key, Grant::Org(OrgId::from_bytes([7; 12]), OrgRole::OrgMember)).await.unwrap();
+    let event = keyward_model::event::NewEvent::new(
+        keyward_model::event::EventType::ApiKeyCreated,
+        keyward_model::event::Actor::Operator,
+    );
+    change.commit(event, at(0)).await.unwrap();
+
+    let mut observation = store.observe().await.unwrap();
+    for (principal, entry, requests, ms, address) in [
+        (&key, "network:10.0.0.0/8", 3, 10, "10.0.0.1"),
+        (&key, "network:10.0.0.0/8", 4, 20, "10.0.0.2"),
+        (&key, "network:::/0", 1, 20, "::1"),
+        (&other, "secret:1", 1, 5, "10.0.0.1"),
+    ] {
+        observation.add_usage(principal, entry, &used(requests, ms, address)).await.unwrap();
+    }
+    observation.add_usage(&key, "a\0", &used(1, 1, "::1")).await.unwrap_err();
+    observation.commit().await.unwrap();
+
+    let mut observation = store.observe().await.unwrap();
+    let known = observation.usage(&key).await.unwrap();
+    assert_eq!(known.len(), 2);
+    assert_eq!(known["network:10.0.0.0/8"], used(7, 20, "10.0.0.2"));
+    observation.forget_usage(&key, "network:::/0").await.unwrap();
+    assert_eq!(observation.usage(&key).await.unwrap().len(), 1);
+    assert_eq!(observation.sweep_usage().await.unwrap(), 1, "the other has no role");
+    observation.commit().await.unwrap();
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.usage(&key).await.unwrap().len(), 1);
+    assert!(tx.usage(&other).await.unwrap().is_empty());
 }

@@ -9,6 +9,7 @@ mod documents;
 mod interruptions;
 mod leases;
 mod nodes;
+mod notices;
 mod opening;
 mod races;
 mod secrets;

@@ -40,6 +40,8 @@ impl Links {
                 key["x"] = json!(point.x);
                 key["y"] = json!(point.y);
             }
+            // A symmetric key shows nothing.
+            None if version.material.n.is_empty() => {}
             None => {
                 key["n"] = json!(version.material.n);
                 key["e"] = json!(version.material.e);

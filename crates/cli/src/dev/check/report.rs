@@ -9,8 +9,8 @@ use crate::output::Output;
 use crate::progress::Spinner;
 use crate::render::{BOLD, DIM, GREEN, RED, styled};
 
-/// Where a step's text ends and its time begins.
-const TEXT_WIDTH: usize = 66;
+/// Where a step's text ends and its time begins, on a terminal of 80 columns.
+const TEXT_WIDTH: usize = 64;
 
 /// Prints steps as they end.
 pub(super) struct Report {
@@ -63,7 +63,8 @@ impl Report {
         Begun {
             title: title.to_owned(),
             at: Instant::now(),
-            _spinner: Spinner::start(!self.output.json, title),
+            // Where there is no terminal, the line at the step's end is enough.
+            _spinner: Spinner::on_terminal(!self.output.json, title),
         }
     }
 

@@ -52,7 +52,7 @@ async fn nodes(request: Request) -> Result<Reply, ApiError> {
     let own = plan.clusters.iter().find(|own| own.cluster == cluster.id);
     let name = |id: NodeId| fleet.nodes.get(&id).map_or_else(|| id.to_string(), |node| node.name.clone());
     let waiting: Vec<Value> =
-        own.map_or(&[][..], |own| &own.waiting).iter().map(|waiting| shown(waiting, &name)).collect();
+        own.map_or(&[][..], |own| &own.waiting).iter().map(|waiting| shown(waiting, None, &name)).collect();
     Ok(Reply::ok(json!({
         "results": members,
         "totalCount": members.len(),
@@ -115,7 +115,7 @@ fn member(fleet: &Fleet, plan: &Plan, now: Timestamp, id: NodeId) -> Value {
         "revision": revision,
         "done": planned.is_some_and(|planned| done(fleet, planned)),
         "work": planned.and_then(|planned| planned.work),
-        "waiting": planned.map_or(&[][..], |planned| &planned.waiting).iter().map(|waiting| self::shown(waiting, &name)).collect::<Vec<_>>(),
+        "waiting": planned.map_or(&[][..], |planned| &planned.waiting).iter().map(|waiting| self::shown(waiting, Some(id), &name)).collect::<Vec<_>>(),
     });
     let Some(report) = fleet.reports.get(&id) else {
         shown["silent"] = json!(true);
@@ -169,10 +169,10 @@ fn done(fleet: &Fleet, planned: &NodePlan) -> bool {
         && planned.waiting.is_empty()
 }
 
-/// Something that waits, typed and in words; nodes by name.
-fn shown(waiting: &Waiting, name: &dyn Fn(NodeId) -> String) -> Value {
+/// Something that waits, typed and in words; nodes by name, and `own`, whose page it is, as this node.
+fn shown(waiting: &Waiting, own: Option<NodeId>, name: &dyn Fn(NodeId) -> String) -> Value {
     let mut on = serde_json::to_value(&waiting.on).unwrap_or_default();
-    let mut text = format!("{} waits for {}", waiting.work, waiting.on);
+    let mut text = waiting.text(own);
     if let Some(node) = on.get("node").and_then(Value::as_str).and_then(|node| node.parse::<NodeId>().ok()) {
         text = text.replace(&node.to_string(), &name(node));
         on["nodeName"] = json!(name(node));

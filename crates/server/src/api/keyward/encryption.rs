@@ -30,6 +30,8 @@ const PATH: &str = "/api/keyward/v1/groups/{groupId}/encryption";
 const POLICY: &str = "/api/keyward/v1/groups/{groupId}/encryption/policy";
 /// Longest window of a policy, in milliseconds: a week.
 const LONGEST_WINDOW_MS: u64 = 7 * 86_400_000;
+/// Shortest gap that ends a run of refusals, in milliseconds.
+const SHORTEST_GAP_MS: u64 = 30_000;
 
 /// Its operations.
 pub fn operations() -> Vec<Operation> {
@@ -154,6 +156,10 @@ fn check(policy: &RevocationPolicy) -> Result<(), ApiError> {
             return wrong(name, "must be from 1000 (a second) to 604800000 (a week)");
         }
     }
+    // A node probes once a second at most, and an answer may take ten: in less than that no refusals add up.
+    if policy.gap_ms < SHORTEST_GAP_MS {
+        return wrong("gapMs", "must be at least 30000 (half a minute)");
+    }
     if policy.denial_window_ms < policy.strong_window_ms {
         return wrong("denialWindowMs", "must not be shorter than strongWindowMs");
     }
@@ -208,6 +214,7 @@ fn answer(
             "unreachableSince": stored.validity.unreachable_since,
             "findings": stored.validity.findings,
             "warnings": stored.validity.warnings,
+            "vaultRotatesAfterDays": stored.validity.rotation.and_then(|rotation| rotation.after_days),
         },
         "keyChangedAt": stored.key_changed_at,
         "clientSecretExpires": stored.client_secret_expires,

@@ -88,6 +88,7 @@ async fn revoke(request: Request) -> Result<Reply, ApiError> {
     }
     node.revoked_at = Some(now);
     change.update(&node.document, node.revision).await?;
+    change.tell_node(node.node_id).await?;
     let event = request
         .event(EventType::NodeRevoked)
         .detail("nodeId", node.node_id.to_string())
@@ -129,6 +130,7 @@ fn shape(
         "clusterName": node.cluster.as_ref().and_then(|id| clusters.get(id)),
         "enrolledAt": crate::api::time(node.enrolled_at),
         "revokedAt": node.revoked_at.map(crate::api::time),
+        "silentSince": node.silent_since.map(crate::api::time),
         "reportedAt": report.map(|report| crate::api::time(report.received_at)),
         "agentVersion": observed.map(|observed| &observed.agent_version),
         "address": observed.map(|observed| &observed.address),

@@ -78,6 +78,7 @@ pub(super) fn schemas() -> Value {
                     json!({
                         "valid": flag(), "checkedAt": maybe_time(), "unreachableSince": maybe_time(),
                         "findings": texts(), "warnings": texts(),
+                        "vaultRotatesAfterDays": {"type": "integer", "nullable": true},
                     }),
                 ),
                 "keyChangedAt": maybe_time(), "clientSecretExpires": maybe_time(),
@@ -150,8 +151,8 @@ pub(super) fn schemas() -> Value {
             &["id", "name", "hostname", "enrolledAt"],
             json!({
                 "id": text(), "name": text(), "hostname": text(), "clusterName": maybe(), "enrolledAt": time(),
-                "revokedAt": maybe_time(), "reportedAt": maybe_time(), "agentVersion": maybe(), "address": maybe(),
-                "state": maybe(), "verdict": maybe(), "heldBack": {
+                "revokedAt": maybe_time(), "silentSince": maybe_time(), "reportedAt": maybe_time(),
+                "agentVersion": maybe(), "address": maybe(), "state": maybe(), "verdict": maybe(), "heldBack": {
                     "type": "array", "nullable": true, "items": {"$ref": "#/components/schemas/HeldBack"},
                 },
                 "progress": maybe(), "status": {"type": "object", "nullable": true},

@@ -39,7 +39,7 @@ fn role() -> CloudRole {
 #[derive(Debug, Clone)]
 struct Project {
     stored: EncryptionAtRest,
-    has_secret: bool,
+    secret: Option<SecretString>,
     endpoints: Vec<String>,
     clusters: Vec<String>,
     roles: Vec<CloudRole>,
@@ -49,7 +49,7 @@ impl Project {
     fn new() -> Self {
         Self {
             stored: EncryptionAtRest::none(PROJECT),
-            has_secret: false,
+            secret: None,
             endpoints: vec![],
             clusters: vec![],
             roles: vec![role()],
@@ -65,7 +65,7 @@ impl Project {
     fn plan(&self, body: Value) -> Result<Plan, ApiError> {
         let situation = Situation {
             stored: &self.stored,
-            has_secret: self.has_secret,
+            secret: self.secret.as_ref(),
             endpoints: &self.endpoints,
             clusters: &self.clusters,
             roles: &self.roles,
@@ -78,10 +78,10 @@ impl Project {
         let plan = self.plan(body)?;
         self.stored.azure_key_vault = plan.vault.clone();
         self.stored.enabled_for_search_nodes = plan.search_nodes;
-        match plan.secret {
+        match &plan.secret {
             SecretPlan::Keep => {}
-            SecretPlan::Set(_) => self.has_secret = true,
-            SecretPlan::Drop => self.has_secret = false,
+            SecretPlan::Set(secret) => self.secret = Some(secret.clone()),
+            SecretPlan::Drop => self.secret = None,
         }
         Ok(plan)
     }
@@ -159,9 +159,20 @@ fn a_body_that_repeats_the_answer_changes_nothing() {
     let mut project = Project::configured();
     let shown = project.shown();
     let plan = project.patch(shown.clone()).unwrap();
-    assert_eq!((plan.changed.len(), plan.check), (0, false));
+    assert_eq!((plan.changed.len(), plan.check), (0, true), "the vault is asked all the same");
     assert_eq!(project.shown(), shown);
-    assert!(project.has_secret);
+    assert!(project.secret.is_some());
+    // The secret comes along: it is the one that is known, and no new credential.
+    let mut body = shown.clone();
+    body["azureKeyVault"]["secret"] = json!("s3cret");
+    let plan = project.patch(body.clone()).unwrap();
+    assert!(plan.changed.is_empty() && plan.check && !plan.new_credential);
+    assert!(matches!(plan.secret, SecretPlan::Keep));
+    body["azureKeyVault"]["secret"] = json!("s3cret2");
+    assert_eq!(project.patch(body).unwrap().changed, ["secret"]);
+    // Another part of the body asks the vault nothing.
+    let plan = project.patch(json!({"enabledForSearchNodes": false, "awsKms": {"enabled": false}})).unwrap();
+    assert!(plan.changed.is_empty() && !plan.check);
 }
 
 #[test]
@@ -239,15 +250,15 @@ fn a_role_takes_the_place_of_a_secret_and_back() {
         (&shown["roleId"], &shown["clientID"], &shown["tenantID"]),
         (&json!(ROLE), &json!(OTHER_ID), &json!(ID))
     );
-    assert!(!project.has_secret);
+    assert!(project.secret.is_none());
 
     project.patch(azure(json!({"secret": "s"}))).unwrap();
     assert_eq!(project.shown()["azureKeyVault"].get("roleId"), None);
-    assert!(project.has_secret);
+    assert!(project.secret.is_some());
 
     let plan = project.patch(azure(json!({"roleId": ROLE}))).unwrap();
     assert!(matches!(plan.secret, SecretPlan::Drop));
-    assert!(!project.has_secret);
+    assert!(project.secret.is_none());
 
     let unknown = CloudRoleId::from_bytes([1; 12]);
     assert_eq!(
@@ -385,10 +396,10 @@ proptest! {
                         (Some(_), None) => {
                             prop_assert_eq!(&given["enabled"], &json!(false));
                             prop_assert!(before.clusters.is_empty() && before.endpoints.is_empty());
-                            prop_assert!(!project.has_secret);
+                            prop_assert!(project.secret.is_none());
                         }
                         (None, Some(_)) => prop_assert_eq!(&given["enabled"], &json!(true)),
-                        (None, None) => prop_assert!(!project.has_secret || before.has_secret),
+                        (None, None) => prop_assert!(project.secret.is_none() || before.secret.is_some()),
                         (Some(was), Some(is)) => {
                             if !before.endpoints.is_empty() {
                                 prop_assert!(is.require_private_networking);
@@ -397,11 +408,12 @@ proptest! {
                             }
                             let replaced = was.key().unwrap() != is.key().unwrap();
                             prop_assert_eq!(plan.key_replaced, replaced);
-                            prop_assert_eq!(was != is || matches!(plan.secret, SecretPlan::Set(_)), plan.check);
+                            let changes = was != is || matches!(plan.secret, SecretPlan::Set(_));
+                            prop_assert!(plan.check || !changes);
                         }
                     }
                     if let Some(vault) = &project.stored.azure_key_vault {
-                        prop_assert!(vault.role_id.is_some() != project.has_secret);
+                        prop_assert!(vault.role_id.is_some() != project.secret.is_some());
                         prop_assert!(vault.key().is_ok());
                         let before = view(&before.stored)["azureKeyVault"].clone();
                         for (name, value) in given.as_object().unwrap() {

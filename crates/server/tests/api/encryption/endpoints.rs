@@ -43,7 +43,9 @@ impl Customer<'_> {
     }
 }
 
-with_vault_on_each_database! {
+on_each_database! {
+    from Site::start_with_vault;
+
     async fn from_request_to_use_and_away(site: Site) {
         let customer = Customer::new(&site).await;
         let region = json!({"regionName": "US_EAST_2"});

@@ -11,7 +11,9 @@ fn terraform_body(mut shown: Value, azure: Value) -> Value {
     shown
 }
 
-with_vault_on_each_database! {
+on_each_database! {
+    from Site::start_with_vault;
+
     /// Create, read, update in place (a rotation, complaint 1), delete.
     async fn terraform(site: Site) {
         let customer = Customer::new(&site).await;

@@ -65,7 +65,9 @@ fn to(identifier: &str) -> Value {
     json!({"azureKeyVault": {"keyIdentifier": identifier}})
 }
 
-with_vault_on_each_database! {
+on_each_database! {
+    from Site::start_with_vault;
+
     async fn switching_off_names_the_clusters_in_the_way(site: Site) {
         let customer = Customer::configured(&site).await;
         let mut agents = customer.agents(3).await;

@@ -15,7 +15,9 @@ impl Customer<'_> {
     }
 }
 
-with_vault_on_each_database! {
+on_each_database! {
+    from Site::start_with_vault;
+
     async fn former_keys_and_who_needs_them(site: Site) {
         let customer = Customer::configured(&site).await;
         let first = customer.key("cmk").await;
@@ -55,8 +57,14 @@ with_vault_on_each_database! {
         assert_eq!(site.events().await, events + 1, "the second one changed nothing");
         customer.caller().patch(&customer.own(""), json!({"clientSecretExpires": "soon"})).await
             .refused(400, "INVALID_ATTRIBUTE");
-        // A new secret has an end that nobody has said yet.
+        // The one that is known already, as Terraform sends it: its end stays.
         customer.patch(json!({"azureKeyVault": {"secret": customer.secret()}})).await.expect(200);
+        let shown = customer.caller().get(&customer.own("")).await.expect(200).body;
+        assert_eq!(shown["clientSecretExpires"], "2027-03-01T00:00:00Z");
+        assert_eq!(site.events().await, events + 1);
+        // A new secret has an end that nobody has said yet.
+        let new = customer.vault.add_secret(customer.client_id(), None).await.unwrap();
+        customer.patch(json!({"azureKeyVault": {"secret": new.client_secret}})).await.expect(200);
         let shown = customer.caller().get(&customer.own("")).await.expect(200).body;
         assert_eq!(shown["clientSecretExpires"], Value::Null);
         let reader = site.project_key(&customer.project, &["GROUP_READ_ONLY"]).await;
@@ -77,6 +85,7 @@ with_vault_on_each_database! {
             (json!({"strongWindowMs": 0}), "strongWindowMs"),
             (json!({"denialWindowMs": 4_999}), "denialWindowMs"),
             (json!({"gapMs": 604_800_001}), "gapMs"),
+            (json!({"gapMs": 29_999}), "gapMs"),
             (json!({"strongWindowMs": "5s"}), "strongWindowMs"),
             (json!({"window": 5}), "window"),
         ] {

@@ -13,7 +13,9 @@ fn in_hours(hours: i64) -> i64 {
     jiff::Timestamp::now().as_second() + hours * 3600
 }
 
-with_vault_on_each_database! {
+on_each_database! {
+    from Site::start_with_vault;
+
     /// Credentials, and whose they are.
     async fn credentials(site: Site) {
         let customer = Customer::new(&site).await;
@@ -74,11 +76,10 @@ with_vault_on_each_database! {
         set(ops(&["wrapKey", "encrypt", "sign"])).await;
         let answer = customer.refused(body.clone(), 400, "AZURE_KEY_VAULT_KEY_NOT_SUITABLE").await;
         assert!(answer.text.contains("unwrap"), "{}", answer.text);
+        set(ops(&["unwrapKey", "decrypt", "sign"])).await;
+        let answer = customer.refused(body.clone(), 400, "AZURE_KEY_VAULT_KEY_NOT_SUITABLE").await;
+        assert!(answer.text.contains("does not permit to wrap"), "{}", answer.text);
         set(ops(&["wrapKey", "unwrapKey"])).await;
-
-        customer.vault.create_ec_key("curve").await.unwrap();
-        let curve = json!({"keyIdentifier": customer.key("curve").await});
-        customer.refused(customer.whole_with(curve).await, 400, "AZURE_KEY_VAULT_KEY_NOT_SUITABLE").await;
 
         customer.vault.delete_key("cmk").await.unwrap();
         customer.refused(body.clone(), 400, "AZURE_KEY_VAULT_KEY_NOT_FOUND").await;
@@ -88,6 +89,31 @@ with_vault_on_each_database! {
         set(KeySettings { expires: Some(in_hours(49)), ..KeySettings::default() }).await;
         let answer = customer.patch(body).await.expect(200);
         assert_eq!(answer.body["azureKeyVault"]["valid"], true);
+    }
+
+    /// Its type and size: what no vault makes is put there below its API, and served as any other.
+    async fn type_and_size(site: Site) {
+        let customer = Customer::new(&site).await;
+        let vault = site.vault.as_ref().unwrap();
+        customer.vault.create_key_of_type("curve", "EC").await.unwrap();
+        let curve = customer.key("curve").await;
+        let small = vault.plant_key_for_tests("small", "RSA", 1024).await.unwrap();
+        let large = vault.plant_key_for_tests("large", "RSA-HSM", 8192).await.unwrap();
+        let symmetric = vault.plant_key_for_tests("symmetric", "oct-HSM", 0).await.unwrap();
+        for (key, told) in [
+            (curve, "is a key of type EC, not RSA"),
+            (small, "has 1024 bits"),
+            (large, "has 8192 bits"),
+            (symmetric, "is a key of type oct-HSM, not RSA"),
+        ] {
+            let body = customer.whole_with(json!({"keyIdentifier": key})).await;
+            let answer = customer.refused(body, 400, "AZURE_KEY_VAULT_KEY_NOT_SUITABLE").await;
+            assert!(answer.text.contains(&key) && answer.text.contains(told), "{}", answer.text);
+            assert!(answer.text.contains("2048, 3072 or 4096 bits"), "{}", answer.text);
+        }
+        customer.vault.create_key_of_type("hardware", "RSA-HSM").await.unwrap();
+        let hardware = json!({"keyIdentifier": customer.key("hardware").await});
+        customer.patch(customer.whole_with(hardware).await).await.expect(200);
     }
 
     /// Each missing grant is named, in both access models, and both grants of rule 12 do.
@@ -164,7 +190,11 @@ with_vault_on_each_database! {
         change(VaultChange { purge_protection: Some(false), ..VaultChange::default() }).await;
         customer.patch(body.clone()).await.expect(200);
         assert!(warnings().await.iter().any(|warning| warning.contains("purge protection")), "{:?}", warnings().await);
-        assert!(site.events_text().await.contains("purge protection"), "the event tells of it too");
+        assert!(!site.events_text().await.contains("purge protection"), "nothing was changed");
+        let version = customer.vault.rotate_key("cmk").await.unwrap();
+        let next = json!({"azureKeyVault": {"keyIdentifier": version.key_identifier().unwrap()}});
+        customer.patch(next).await.expect(200);
+        assert!(site.events_text().await.contains("purge protection"), "the event of a change tells of it too");
 
         customer.patch(json!({"azureKeyVault": {"enabled": false}})).await.expect(200);
         customer.vault.delete_vault().await.unwrap();

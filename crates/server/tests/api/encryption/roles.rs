@@ -10,7 +10,9 @@ use crate::site::{Database, Site};
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
-with_vault_on_each_database! {
+on_each_database! {
+    from Site::start_with_vault;
+
     async fn created_listed_changed_and_deleted(site: Site) {
         let customer = Customer::new(&site).await;
         let path = format!("/api/atlas/v2/groups/{}/cloudProviderAccess", customer.project);

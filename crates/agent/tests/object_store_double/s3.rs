@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -12,11 +12,12 @@ use anyhow::Result;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Query, State},
+    extract::{Query, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use tokio::sync::watch;
+
+use super::{Budget, Objects, serve};
 
 pub(crate) struct S3Double {
     address: SocketAddr,
@@ -25,15 +26,13 @@ pub(crate) struct S3Double {
 
 struct Shared {
     content: Mutex<Content>,
-    /// Bytes that may still be written before the rest waits; `None`: all.
-    budget: watch::Sender<Option<usize>>,
-    hanging: watch::Sender<bool>,
+    /// In bytes.
+    budget: Budget,
 }
 
 #[derive(Default)]
 struct Content {
-    /// `BUCKET/KEY`, in the order of completion.
-    objects: Vec<(String, Bytes)>,
+    objects: Objects,
     uploads: HashMap<String, BTreeMap<u32, Bytes>>,
     completed_uploads: usize,
     next_upload: usize,
@@ -41,16 +40,8 @@ struct Content {
 
 impl S3Double {
     pub(crate) async fn start() -> Result<Self> {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            content: Mutex::default(),
-            budget: watch::Sender::new(None),
-            hanging: watch::Sender::new(false),
-        });
-        let app =
-            Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(Arc::clone(&shared));
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        let shared = Arc::new(Shared { content: Mutex::default(), budget: Budget::unlimited() });
+        let address = serve(Router::new().fallback(answer).with_state(Arc::clone(&shared))).await?;
         Ok(Self { address, shared })
     }
 
@@ -65,8 +56,7 @@ impl S3Double {
 
     /// Keys of all objects, in the order in which they were completed, without the bucket.
     pub(crate) fn keys(&self) -> Vec<String> {
-        let content = self.shared.content();
-        content.objects.iter().map(|(name, _)| name.trim_start_matches("backups/").to_owned()).collect()
+        self.shared.content().objects.keys()
     }
 
     /// How many objects came in several parts.
@@ -79,37 +69,15 @@ impl S3Double {
         self.shared.content().uploads.len()
     }
 
-    /// Lets `bytes` more through, then none.
-    pub(crate) fn hang_after(&self, bytes: usize) {
-        self.shared.budget.send_replace(Some(bytes));
-    }
-
-    /// Waits until a write hangs.
-    pub(crate) async fn hanging(&self) {
-        self.shared.hanging.subscribe().wait_for(|hangs| *hangs).await.expect("the double lives");
-    }
-
-    pub(crate) fn go_on(&self) {
-        self.shared.budget.send_replace(None);
+    /// How many bytes may still be written.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.shared.budget
     }
 }
 
 impl Shared {
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().expect("no test panics with the lock")
-    }
-
-    async fn wait_for_budget(&self, bytes: usize) {
-        let may_write = self.budget.borrow().is_none_or(|left| left >= bytes);
-        if may_write {
-            self.budget.send_if_modified(|left| {
-                *left = left.map(|left| left.saturating_sub(bytes));
-                false
-            });
-            return;
-        }
-        self.hanging.send_replace(true);
-        self.budget.subscribe().wait_for(Option::is_none).await.expect("the double lives");
     }
 }
 
@@ -128,7 +96,7 @@ async fn answer(
     let name = decoded(uri.path().trim_start_matches('/'));
     let ask = |key: &str| query.get(key).map(String::as_str);
     if method == Method::PUT {
-        shared.wait_for_budget(body.len()).await;
+        shared.budget.spend(body.len()).await;
     }
     let mut content = shared.content();
     match (&method, ask("uploadId")) {
@@ -144,7 +112,7 @@ async fn answer(
             let mut deleted = String::new();
             for part in String::from_utf8_lossy(&body).split("<Key>").skip(1) {
                 let key = part.split("</Key>").next().unwrap_or_default();
-                content.objects.retain(|(object, _)| *object != format!("{bucket}/{key}"));
+                content.objects.remove(&format!("{bucket}/{key}"));
                 deleted.push_str(&format!("<Deleted><Key>{key}</Key></Deleted>"));
             }
             xml("DeleteResult", &deleted)
@@ -171,7 +139,7 @@ async fn answer(
                 return error(StatusCode::BAD_REQUEST, "InvalidPart");
             }
             let whole: Vec<u8> = parts.into_values().flatten().collect();
-            put(&mut content, name, whole.into());
+            content.objects.put(name, whole.into());
             content.completed_uploads += 1;
             xml("CompleteMultipartUploadResult", "<ETag>\"whole\"</ETag>")
         }
@@ -180,48 +148,36 @@ async fn answer(
             StatusCode::NO_CONTENT.into_response()
         }
         (&Method::PUT, None) => {
-            put(&mut content, name, body);
+            content.objects.put(name, body);
             ([(header::ETAG, "\"one\"")], "").into_response()
         }
         (&Method::DELETE, None) => {
-            content.objects.retain(|(object, _)| *object != name);
+            content.objects.remove(&name);
             StatusCode::NO_CONTENT.into_response()
         }
         (&Method::GET, None) if ask("list-type") == Some("2") => {
-            let bucket = name.trim_end_matches('/');
-            let prefix = format!("{bucket}/{}", ask("prefix").unwrap_or_default());
             let shown: String = content
                 .objects
-                .iter()
-                .filter(|(object, _)| object.starts_with(&prefix))
-                .map(|(object, bytes)| {
-                    let key = &object[bucket.len() + 1..];
+                .list(name.trim_end_matches('/'), ask("prefix").unwrap_or_default())
+                .map(|(key, size)| {
                     format!(
                         "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
-                         <ETag>\"one\"</ETag><Size>{}</Size></Contents>",
-                        bytes.len()
+                         <ETag>\"one\"</ETag><Size>{size}</Size></Contents>"
                     )
                 })
                 .collect();
             xml("ListBucketResult", &format!("<IsTruncated>false</IsTruncated>{shown}"))
         }
-        (&Method::GET | &Method::HEAD, None) => {
-            match content.objects.iter().find(|(object, _)| *object == name) {
-                Some((_, bytes)) => {
-                    let headers =
-                        [(header::ETAG, "\"one\""), (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT")];
-                    (headers, bytes.clone()).into_response()
-                }
-                None => error(StatusCode::NOT_FOUND, "NoSuchKey"),
+        (&Method::GET | &Method::HEAD, None) => match content.objects.get(&name) {
+            Some(bytes) => {
+                let headers =
+                    [(header::ETAG, "\"one\""), (header::LAST_MODIFIED, "Thu, 01 Jan 2026 00:00:00 GMT")];
+                (headers, bytes).into_response()
             }
-        }
+            None => error(StatusCode::NOT_FOUND, "NoSuchKey"),
+        },
         _ => error(StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
     }
-}
-
-fn put(content: &mut Content, name: String, bytes: Bytes) {
-    content.objects.retain(|(object, _)| *object != name);
-    content.objects.push((name, bytes));
 }
 
 fn decoded(path: &str) -> String {

@@ -1,0 +1,58 @@
+//! Leaving: a node's host takes it away from this server.
+
+use hyper::body::Incoming;
+use keyward_model::{
+    cluster::Cluster,
+    event::{Actor, EventType, NewEvent},
+    node::EnrolledNode,
+    sync::{AgentRefusalCode, Leave, Left},
+};
+
+use super::{
+    Endpoint,
+    answer::{Refused, check_version, json, known, read, shown},
+};
+use crate::http::listener::Peer;
+
+/// Lets the node go: its certificate counts no longer, and its place in a cluster is free. Asked of an ended
+/// certificate too: a node that was away for long may leave without renewing first.
+pub(super) async fn leave(
+    endpoint: &Endpoint,
+    peer: &Peer,
+    request: http::Request<Incoming>,
+) -> Result<Vec<u8>, Refused> {
+    let shown = shown(peer)?;
+    let asked: Leave = read(request.into_body()).await?;
+    check_version(asked.version)?;
+    let app = &endpoint.app;
+    let now = app.now();
+    let mut change = app.store().change().await?;
+    let mut node = known(&mut change, &shown).await?;
+    let cluster = match node.cluster {
+        Some(id) => change.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone()),
+        None => None,
+    };
+    if let Some(cluster) = cluster.as_deref().filter(|_| !asked.force) {
+        return Err(Refused::new(
+            AgentRefusalCode::NodeInCluster,
+            format!("node {} is a member of the cluster {cluster}", node.name),
+            "delete the cluster, or give it fewer nodes, and wait until this one is free; or leave with --force: the \
+             cluster then lacks a member until another node takes its place",
+        ));
+    }
+    node.revoked_at = Some(now);
+    let revision = change.get::<EnrolledNode>(node.node_id).await?.map_or(0, |stored| stored.revision);
+    change.update(&node, revision).await?;
+    change.tell_node(node.node_id).await?;
+    let actor = Actor::Node { id: node.node_id, name: node.name.clone() };
+    let mut event = NewEvent::new(EventType::NodeLeft, actor)
+        .project(node.project)
+        .detail("nodeId", node.node_id.to_string())
+        .detail("name", node.name.clone())
+        .detail("force", asked.force);
+    event.cluster = cluster;
+    change.commit(event, now).await?;
+    app.waiting().wake(node.node_id);
+    app.nudge().jobs();
+    json(&Left { at: now })
+}
