@@ -89,7 +89,7 @@ impl LinkError {
             Self::Call(error) => error.hint(),
             Self::OtherAuthority => "make a new token on the server you mean to join".to_owned(),
             Self::NotJoined => "see keyward node status".to_owned(),
-            Self::Member(_) => leave::MEMBER_HINT.to_owned(),
+            Self::Member(_) => keyward_model::sync::LEAVE_MEMBER_HINT.to_owned(),
             Self::NotTold(CallError::Refused { refusal, .. })
                 if refusal.code == AgentRefusalCode::NodeInCluster =>
             {

@@ -52,6 +52,10 @@ pub struct Leave {
     pub force: bool,
 }
 
+/// What a member of a cluster that means to leave can do: its agent says so, and so does the server.
+pub const LEAVE_MEMBER_HINT: &str = "delete the cluster, or give it fewer nodes, and wait until this one is free; or leave with --force: the cluster \
+     then lacks a member until another node takes its place";
+
 /// What the server answers to a node that leaves: its certificate counts no longer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

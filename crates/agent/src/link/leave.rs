@@ -16,10 +16,6 @@ use super::{
 };
 use crate::node::{NodeError, chain};
 
-/// What a member that means to leave can do.
-pub(super) const MEMBER_HINT: &str = "delete the cluster, or give it fewer nodes, and wait until this one is free; or leave with --force: the \
-                                      cluster then lacks a member until another node takes its place";
-
 /// How long what is being done on the server's word is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -11,7 +11,7 @@ use keyward_model::{
     id::{ClusterId, NodeId},
     plan::{ClusterPlan, Resync},
 };
-use keyward_store::{Lease, Stored};
+use keyward_store::{Lease, StoreError, Stored};
 
 use super::{
     JobStatus,
@@ -144,13 +144,18 @@ async fn settle(
             change.commit(event.detail("from", former.as_str()), now).await?;
         }
         None => {
-            let mut observation = app.store().observe().await?;
-            observation.require_lease(lease).await?;
-            observation.update(&cluster, stored.revision).await?;
-            observation.commit().await?;
+            observe(app, lease, &cluster, stored.revision).await?;
         }
     }
     Ok(true)
+}
+
+/// Stores what the nodes say of a cluster: nobody changed a wish, so there is no event.
+async fn observe(app: &App, lease: &Lease, cluster: &Cluster, revision: i64) -> Result<(), StoreError> {
+    let mut observation = app.store().observe().await?;
+    observation.require_lease(lease).await?;
+    observation.update(cluster, revision).await?;
+    observation.commit().await
 }
 
 /// Stores that members began to be filled again, encrypted, or that all of them are; whether that is new.
@@ -169,10 +174,7 @@ async fn note_resync(
         // No longer wanted: the members that are left stay as they are.
         (Some(_), Resync::Waits) if !wanted => {
             cluster.resync_since = None;
-            let mut observation = app.store().observe().await?;
-            observation.require_lease(lease).await?;
-            observation.update(&cluster, stored.revision).await?;
-            observation.commit().await?;
+            observe(app, lease, &cluster, stored.revision).await?;
             return Ok(true);
         }
         (None, Resync::None | Resync::Waits) | (Some(_), Resync::UnderWay | Resync::Waits) => {

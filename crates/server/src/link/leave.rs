@@ -5,7 +5,7 @@ use keyward_model::{
     cluster::Cluster,
     event::{Actor, EventType, NewEvent},
     node::EnrolledNode,
-    sync::{AgentRefusalCode, Leave, Left},
+    sync::{AgentRefusalCode, LEAVE_MEMBER_HINT, Leave, Left},
 };
 
 use super::{
@@ -36,8 +36,7 @@ pub(super) async fn leave(
         return Err(Refused::new(
             AgentRefusalCode::NodeInCluster,
             format!("node {} is a member of the cluster {cluster}", node.name),
-            "delete the cluster, or give it fewer nodes, and wait until this one is free; or leave with --force: the \
-             cluster then lacks a member until another node takes its place",
+            LEAVE_MEMBER_HINT,
         ));
     }
     node.revoked_at = Some(now);
