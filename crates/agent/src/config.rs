@@ -3,6 +3,8 @@
 //! Owns its shape, its defaults and every check that needs no network. It never holds a secret: files name other
 //! files. All problems are reported at once, each with file, line and hint.
 
+mod tls;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -13,6 +15,7 @@ use std::{
 use keyward_config_file::{Found, Problems, Reader, Section};
 use keyward_kms::azure;
 use keyward_model::{KeyIdentifier, RevocationPolicy, approval::Approval};
+pub use tls::TlsConfig;
 use url::Url;
 
 /// The whole file.
@@ -141,6 +144,8 @@ pub struct EngineConfig {
     pub database_user: Option<String>,
     /// Its password.
     pub database_password_file: Option<PathBuf>,
+    /// How it is spoken to over TLS, where the file says so.
+    pub tls: Option<TlsConfig>,
     /// How long a clean stop may take before the process is killed.
     pub stop_grace: Duration,
     /// How long its encryptor may take to say hello.
@@ -164,6 +169,7 @@ impl EngineConfig {
             unknown_release: UnknownRelease::default(),
             database_user: None,
             database_password_file: None,
+            tls: None,
             stop_grace: Duration::from_secs(120),
             hello_timeout: Duration::from_secs(120),
         }
@@ -403,6 +409,17 @@ fn read_engine<'i>(
     let unknown_release = r.choice(&mut table, "unknown_release", &answers, Some(UnknownRelease::default()));
     let database_user = r.optional_text(&mut table, "database_user");
     let password = r.optional_path(&mut table, "database_password_file");
+    if let (Some(user), Some(file)) = (&database_user, &password)
+        && user.is_some() != file.is_some()
+    {
+        r.problem(
+            table.place(),
+            "[engine] has one of `database_user` and `database_password_file` without the other",
+            "give both, or neither",
+        );
+    }
+    let has_user = database_user.as_ref().is_none_or(Option::is_some);
+    let tls = tls::read(r, &mut table, &tls::Beside { kind, args: args.as_deref(), has_user });
     let stop_grace = r.integer(&mut table, "stop_grace_s", 1..=3600, Some(120));
     let hello_timeout = r.integer(&mut table, "hello_timeout_s", 1..=86_400, Some(120));
     r.no_more(table);
@@ -421,6 +438,7 @@ fn read_engine<'i>(
         unknown_release: unknown_release?,
         database_user: database_user?.map(|found| found.value),
         database_password_file: password?,
+        tls: tls?,
         stop_grace: Duration::from_secs(stop_grace?),
         hello_timeout: Duration::from_secs(hello_timeout?),
     })

@@ -5,12 +5,14 @@
 
 mod binary;
 mod command;
+mod connection;
 pub mod database;
 pub mod exposure;
 mod foreign;
 mod identity;
 mod library;
 pub mod medium;
+pub(crate) mod mongod_options;
 mod operators;
 mod process;
 mod scope;
@@ -19,7 +21,7 @@ mod write_lock;
 
 use std::{
     fs, io,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+    os::unix::fs::{PermissionsExt as _, chown, fchown},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -30,12 +32,16 @@ use keyward_keys::key_id::KeyId;
 use serde::{Deserialize, Serialize};
 
 pub use binary::{Binary, BinaryError, identify};
+pub use connection::{ConnectionError, Distrust, Failure, Seen, Shown, TlsFileError};
 use database::{Database, DatabaseError, ReplicaSet};
+pub use mongod_options::{MongodTls, TlsMode};
 use process::{Handle, Invocation};
 pub(crate) use write_lock::{WriteLock, WriteLockError};
 
 use crate::{
     config::{Config, EngineConfig, EngineKind},
+    folder::{Folder, FolderError, Trust},
+    node::chain,
     preflight::Finding,
 };
 
@@ -143,6 +149,11 @@ pub trait EngineProcess: Send + Sync + 'static {
 pub trait OperatorsProcess: Send + Sync + 'static {
     /// Its process id.
     fn pid(&self) -> u32;
+
+    /// What the options that it was started with say of TLS.
+    fn tls(&self) -> MongodTls {
+        MongodTls::default()
+    }
 
     /// Its version, as it says itself.
     async fn version(&self) -> Result<String, EngineError>;
@@ -312,7 +323,7 @@ impl EngineError {
             Self::Refused(findings) => {
                 findings.iter().map(|f| f.hint.as_str()).collect::<Vec<_>>().join("; ")
             }
-            Self::Database(error) => error.hint().to_owned(),
+            Self::Database(error) => error.hint(),
             Self::Ended => "see the agent's log".to_owned(),
             Self::OtherPort { .. } => {
                 "set engine.port and engine.host to where that database listens".to_owned()
@@ -413,13 +424,18 @@ impl LocalEngine {
         if !has_data(data_path)? {
             chown(data_path, Some(uid), Some(gid)).map_err(failed(data_path))?;
         }
+        // That user owns the data path: what stands there as `.keyward` may be its own, and lead anywhere.
         let keyward_dir = self.config.keyward_dir();
-        mode(&keyward_dir, 0o711)?;
-        let journal = keyward_dir.join("assignments");
-        let opened = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&journal);
-        opened.and_then(|file| file.sync_all()).map_err(failed(&journal))?;
-        chown(&journal, Some(uid), Some(gid)).map_err(failed(&journal))?;
-        fs::File::open(&keyward_dir).and_then(|dir| dir.sync_all()).map_err(failed(&keyward_dir))
+        let not_shared =
+            |error: FolderError| EngineError::Directory { path: keyward_dir.clone(), source: error.into() };
+        let own =
+            Folder::open_own(&keyward_dir, Trust::data_path(&self.config.engine)?).map_err(not_shared)?;
+        own.set_mode(0o711).map_err(not_shared)?;
+        let journal = own.append_to("assignments".as_ref()).map_err(not_shared)?;
+        fchown(&journal, Some(uid), Some(gid))
+            .and_then(|()| journal.sync_all())
+            .map_err(failed(&keyward_dir.join("assignments")))?;
+        own.sync().map_err(not_shared)
     }
 
     fn process(&self, handle: Handle) -> Box<dyn EngineProcess> {
@@ -561,6 +577,38 @@ pub(crate) fn has_data(data_path: &Path) -> Result<bool, EngineError> {
     Ok(false)
 }
 
+/// Why the agent could not speak TLS with the mongod that `engine` starts. Blocks.
+pub(crate) fn unusable_tls(engine: &EngineConfig) -> Option<Finding> {
+    let error = connection::unusable(engine)?;
+    Some(Finding { refuse: true, text: chain(&error), hint: error.hint() })
+}
+
+/// What is there before an agent runs: how the mongod of `config` is spoken to.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// Why it could not be, whoever listens.
+    pub(crate) unusable: Option<Finding>,
+    /// What it showed; `None` where nobody listens.
+    pub(crate) seen: Option<Result<Seen, ConnectionError>>,
+}
+
+/// Speaks to the mongod of `config` as the agent would, up to the log-in. `None` for other engines. Blocks.
+pub(crate) fn look_at(config: &Config) -> Option<Look> {
+    let engine = &config.engine;
+    if engine.kind != EngineKind::Mongod {
+        return None;
+    }
+    let running =
+        foreign::opener(&config.data_path, engine.port).map(|(pid, _)| mongod_options::of_process(pid));
+    let unusable = unusable_tls(engine);
+    let seen = foreign::is_listened_to(engine.port).then(|| {
+        let database = Database::of_running(engine, running.unwrap_or_default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.ok().map(|runtime| runtime.block_on(database.look()))
+    });
+    Some(Look { unusable, seen: seen.flatten() })
+}
+
 /// A process on the node's data path or port that is not its own engine, in words; blocking.
 pub(crate) fn foreign_of(config: &Config) -> Option<String> {
     let port = match config.engine.kind {
@@ -588,11 +636,14 @@ pub(crate) fn user_ids(user: &str) -> Result<(u32, u32), EngineError> {
     Ok((identity.uid, identity.gid))
 }
 
-/// The last lines of a log, from byte `start` on: at most 4 lines and 800 characters.
+/// The last lines of a log, from byte `start` on: at most 4 lines and 800 characters. Status shows them, so that they
+/// are never those of a file that a link leads to.
 fn log_tail(log_file: &Path, start: u64) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let mut text = Vec::new();
-    let read = fs::File::open(log_file).and_then(|mut file| {
+    let (Some(parent), Some(name)) = (log_file.parent(), log_file.file_name()) else { return String::new() };
+    let opened = Folder::open(parent).and_then(|folder| folder.file(name, Trust::own()));
+    let read = opened.map_err(io::Error::from).and_then(|mut file| {
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(start.max(length.saturating_sub(16 * 1024)).min(length)))?;
         file.take(16 * 1024).read_to_end(&mut text)

@@ -199,8 +199,8 @@ impl Keyring {
     ) -> Result<(), KeyringError> {
         let mut content = self.lock();
         let primary = wrap.clone();
-        let (open, image) = OpenKeystore::create(node_id, master, vec![wrap], self.wanted_spares, now.0)?;
-        self.file.commit(None, node_id, &image)?;
+        let (open, _) = OpenKeystore::create(node_id, master, vec![wrap], self.wanted_spares, now.0)?;
+        self.file.commit(None, open.sealed())?;
         *content = Content::open(open, primary);
         self.publish(&content);
         Ok(())
@@ -339,7 +339,7 @@ impl Keyring {
         let open = open_mut(&mut content)?;
         let image = open.rotate_master_key(&new, vec![wrap], now.0)?;
         let next = open.check_rotated(&image, new)?;
-        self.write(&mut content, &image, Step { next, primary: Some(primary) })
+        self.write(&mut content, Step { next, primary: Some(primary) })
     }
 
     /// Adds a wrap that nothing relies on yet.
@@ -369,7 +369,7 @@ impl Keyring {
         match open.forget_wraps(std::slice::from_ref(&verified))? {
             Some(image) => {
                 let next = open.check_next(&image)?;
-                self.write(&mut content, &image, Step { next, primary: Some(verified) })
+                self.write(&mut content, Step { next, primary: Some(verified) })
             }
             None => {
                 content.primary = Some(verified);
@@ -394,7 +394,6 @@ impl Keyring {
     /// Puts a restored node's keystore in place. `master` is the one that `image` is under.
     pub fn install(
         &self,
-        node_id: NodeId,
         image: &FileImage,
         master: MasterKey,
         primary: VerifiedWrap,
@@ -402,7 +401,7 @@ impl Keyring {
         let mut content = self.lock();
         // Verified before anything on disk is touched.
         let open = SealedKeystore::parse(&image.bytes)?.open(master)?;
-        self.file.install(node_id, image)?;
+        self.file.install(open.sealed())?;
         let was_open = matches!(content.state, State::Open(_));
         *content =
             if was_open { Content::open(open, primary) } else { Content::sealed(open.sealed().clone()) };
@@ -461,13 +460,12 @@ impl Keyring {
         let open = open_mut(content)?;
         let Some(image) = make(open)? else { return Ok(()) };
         let next = open.check_next(&image)?;
-        self.write(content, &image, Step { next, primary: None })
+        self.write(content, Step { next, primary: None })
     }
 
     /// Verified before the disk is touched: the generation before it goes once the new one reads back.
-    fn write(&self, content: &mut Content, image: &FileImage, step: Step) -> Result<(), KeyringError> {
-        let sealed = open_mut(content)?.sealed();
-        match self.file.commit(Some(sealed), sealed.node_id(), image) {
+    fn write(&self, content: &mut Content, step: Step) -> Result<(), KeyringError> {
+        match self.file.commit(Some(open_mut(content)?.sealed()), step.next.sealed()) {
             Ok(()) => self.take(content, step),
             Err(error) => {
                 content.unsettled = Some(step);

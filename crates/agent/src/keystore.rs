@@ -3,9 +3,9 @@
 //! Owns how a generation follows the one before it, and which file is believed at a start:
 //!
 //! ```text
-//! write keystore.next · fsync · link keystore.json → keystore.previous · fsync folder
-//!   · rename keystore.next → keystore.json · fsync folder · read back and compare
-//!   · remember the generation in state_dir · remove keystore.previous
+//! copy the canaries to state_dir · write keystore.next · fsync · link keystore.json → keystore.previous
+//!   · fsync folder · rename keystore.next → keystore.json · fsync folder · read back and compare
+//!   · remember the generation in state_dir · remove keystore.previous · copy the canaries that are left
 //! ```
 //!
 //! It must never overwrite a file that it does not understand, make a new keystore where there was one, or go back
@@ -20,12 +20,14 @@ use std::{
 
 use keyward_keys::{
     NodeId,
-    keystore::{FileImage, KeystoreError, SealedKeystore},
+    keystore::{KeystoreError, SealedKeystore},
 };
 
 use crate::{
+    canaries::Canaries,
     disk::{Disk, read_if_there, remove_if_there},
     memory::{Claim, Memory, MemoryError},
+    node::chain,
 };
 
 /// The file in DBPATH/.keyward.
@@ -241,6 +243,8 @@ impl KeystoreFile {
     /// Remembers that the loaded keystore was verified with the master key, and removes what a step that was cut
     /// off left beside it.
     pub fn seen(&self, sealed: &SealedKeystore) -> Result<(), KeystoreFileError> {
+        // Before the generation, behind which the copy must not be.
+        self.copy_canaries(sealed);
         let claim = Claim { node_id: sealed.node_id(), seen_generation: sealed.generation() };
         if self.memory.claim()? != Some(claim) {
             self.memory.set_claim(&claim)?;
@@ -248,14 +252,14 @@ impl KeystoreFile {
         self.tidy()
     }
 
-    /// Makes `image` the keystore; durable and read back when it returns. `before` is what the step was made from, and
+    /// Makes `after` the keystore; durable and read back when it returns. `before` is what the step was made
+    /// from, and
     /// what must be there; `None` for a new keystore. After an error either generation may be there:
     /// [`Self::settle`] says which.
     pub fn commit(
         &self,
         before: Option<&SealedKeystore>,
-        node_id: NodeId,
-        image: &FileImage,
+        after: &SealedKeystore,
     ) -> Result<(), KeystoreFileError> {
         let (main, next, previous) =
             (self.path(), self.dir.join("keystore.next"), self.dir.join("keystore.previous"));
@@ -264,7 +268,8 @@ impl KeystoreFile {
         if there.as_deref() != before.map(SealedKeystore::bytes) {
             return Err(KeystoreFileError::Changed(main));
         }
-        let written = disk.write(&next, &image.bytes).and_then(|()| disk.sync_file(&next));
+        Canaries::while_stepping(before, after).keep(&self.memory)?;
+        let written = disk.write(&next, after.bytes()).and_then(|()| disk.sync_file(&next));
         if let Err(source) = written {
             let _ = disk.remove(&next);
             return Err(KeystoreFileError::Io { path: main, what: "written", source });
@@ -277,18 +282,28 @@ impl KeystoreFile {
         disk.rename(&next, &main).map_err(self.io("replaced"))?;
         disk.sync_dir(&self.dir).map_err(self.io("replaced"))?;
         let back = disk.read_back(&main).map_err(self.io("read back"))?;
-        if back != image.bytes {
+        if back != after.bytes() {
             if before.is_some() {
                 disk.rename(&previous, &main).map_err(self.io("put back"))?;
                 disk.sync_dir(&self.dir).map_err(self.io("put back"))?;
             }
             return Err(KeystoreFileError::ReadBack(main));
         }
-        self.memory.set_claim(&Claim { node_id, seen_generation: image.generation })?;
+        self.memory.set_claim(&Claim { node_id: after.node_id(), seen_generation: after.generation() })?;
         if before.is_some() {
             remove_if_there(disk, &previous).map_err(self.io("tidied"))?;
         }
+        self.copy_canaries(after);
         Ok(())
+    }
+
+    /// Keeps the canaries of `sealed`, which is in place, for an agent that cannot read it. A failure is no
+    /// reason to stop: the copy names too many customer keys then, or is of an older generation and not
+    /// believed.
+    fn copy_canaries(&self, sealed: &SealedKeystore) {
+        if let Err(error) = Canaries::of(sealed).keep(&self.memory) {
+            tracing::warn!("the canaries could not be copied: {}", chain(&error));
+        }
     }
 
     /// Whether the file is the one of a step whose [`Self::commit`] ended in an error. If so its end is made up for:
@@ -307,6 +322,7 @@ impl KeystoreFile {
     /// Compares the file with the newest generation, which a running agent knows. One that is gone is put back: the
     /// database runs, and its keys are nowhere else. One that was changed is left as it is.
     pub fn watch_over(&self, newest: &SealedKeystore) -> Result<Found, KeystoreFileError> {
+        self.copy_canaries(newest);
         match read_if_there(&*self.disk, &self.path()).map_err(self.io("read"))? {
             Some(bytes) if bytes == newest.bytes() => return Ok(Found::AsWritten),
             Some(_) => return Ok(Found::Changed),
@@ -341,7 +357,8 @@ impl KeystoreFile {
 
     /// Puts the keystore of a restored data path in place: the caller has made it with `adopt_as_new_node`. Durable
     /// when it returns. What stood there is kept beside it.
-    pub fn install(&self, node_id: NodeId, image: &FileImage) -> Result<(), KeystoreFileError> {
+    pub fn install(&self, restored: &SealedKeystore) -> Result<(), KeystoreFileError> {
+        let (node_id, seen_generation) = (restored.node_id(), restored.generation());
         self.disk.create_dir(&self.dir).map_err(self.io("opened"))?;
         self.keep_aside()?;
         // Not to be written through a name that a recovery may have linked to what is kept.
@@ -351,8 +368,10 @@ impl KeystoreFile {
         if self.memory.claim()?.is_none_or(|claim| claim.node_id != node_id) {
             self.memory.set_claim(&Claim { node_id, seen_generation: 0 })?;
         }
-        crate::disk::replace(&*self.disk, &self.path(), &image.bytes).map_err(self.io("written"))?;
-        self.memory.set_claim(&Claim { node_id, seen_generation: image.generation })?;
+        crate::disk::replace(&*self.disk, &self.path(), restored.bytes()).map_err(self.io("written"))?;
+        self.memory.set_claim(&Claim { node_id, seen_generation })?;
+        // No database runs: until this is written there is nothing to probe for.
+        self.copy_canaries(restored);
         self.tidy()
     }
 

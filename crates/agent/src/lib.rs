@@ -6,10 +6,12 @@
 //! ending itself.
 
 pub mod admin;
+pub mod canaries;
 mod clock;
 pub mod config;
 pub mod disk;
 pub mod engine;
+pub mod folder;
 pub mod keyring;
 pub mod keysock;
 pub mod keystore;

@@ -426,3 +426,6 @@ fn azure_config(
 fn waits_for_server(config: &Config) -> bool {
     config.initial == Initial::Server
 }
+
+#[cfg(test)]
+mod leave_crash;

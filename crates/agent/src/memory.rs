@@ -256,6 +256,11 @@ impl Memory {
         disk::remove_replaced(&*self.disk, &path).map_err(io_error(&path, "removed"))
     }
 
+    /// Waits until what was removed is removed for good.
+    pub(crate) fn sync(&self) -> Result<(), MemoryError> {
+        self.disk.sync_dir(&self.dir).map_err(io_error(&self.dir, "synced"))
+    }
+
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -275,6 +280,8 @@ impl DirLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // One of the folders is `.keyward`, in a folder of the database's user.
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(io_error(&path, "opened"))?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

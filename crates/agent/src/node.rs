@@ -105,6 +105,8 @@ struct Shared {
     engine_up: bool,
     /// Whether the master key is being asked for.
     unlocking: bool,
+    /// Whether the keystore on disk could not be opened, whatever the vault said.
+    keystore_unusable: bool,
     process: Option<Arc<dyn EngineProcess>>,
     engine_version: String,
     encryptors: usize,
@@ -124,7 +126,6 @@ struct Shared {
 
 /// A keystore for this node with the database keys of another one.
 pub(crate) struct Prepared {
-    node_id: NodeId,
     image: FileImage,
     master: MasterKey,
     wrap: VerifiedWrap,
@@ -161,6 +162,7 @@ impl NodeHandle {
             engine_gone: true,
             engine_up: false,
             unlocking: false,
+            keystore_unusable: false,
             process: None,
             engine_version: String::new(),
             encryptors: 0,
@@ -360,13 +362,13 @@ impl NodeHandle {
         let master = MasterKey::make()?;
         let (wrap, _) = wrap::wrap_and_verify(&*self.key_service(), &key, &master, now).await?;
         let image = opened.adopt_as_new_node(node_id, &master, vec![wrap.clone()], seen, now.0)?;
-        Ok(Prepared { node_id, image, master, wrap, _operation: operation })
+        Ok(Prepared { image, master, wrap, _operation: operation })
     }
 
     /// Writes what was prepared as this node's keystore.
     pub(crate) async fn install_restored(&self, prepared: Prepared, _hold: &Hold) -> Result<(), NodeError> {
-        let Prepared { node_id, image, master, wrap, _operation } = prepared;
-        self.with_keyring(move |keyring| keyring.install(node_id, &image, master, wrap)).await
+        let Prepared { image, master, wrap, _operation } = prepared;
+        self.with_keyring(move |keyring| keyring.install(&image, master, wrap)).await
     }
 
     /// The restore is complete: the node may start.
@@ -688,4 +690,8 @@ fn key_socket(config: &Config) -> PathBuf {
 #[cfg(test)]
 pub(crate) mod doubles;
 #[cfg(test)]
+mod symlink_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unreadable_tests;

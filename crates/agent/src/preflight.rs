@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use host::{Folder, Host};
 
 use crate::{
-    config::{Config, EngineConfig, EngineKind, Exposure},
-    engine::{Binary, EngineError, exposure, swap},
+    config::{Config, EngineConfig, EngineKind, Exposure, Initial},
+    engine::{Binary, EngineError, Seen, Shown, exposure, swap},
     node::chain,
 };
 
@@ -77,6 +77,8 @@ pub enum CheckName {
     Users,
     /// The agent's user in the database.
     DatabaseUser,
+    /// The database's TLS.
+    Tls,
     /// DBPATH.
     DataPath,
     /// The agent's folder.
@@ -141,8 +143,9 @@ fn judge(host: &Host, config: Option<&Config>) -> Vec<Check> {
         checks.push(judge_exposure(host, &config.engine));
         checks.push(judge_users(host, &config.engine));
         checks.extend(judge_database_user(&config.engine));
+        checks.extend(judge_tls(host, config));
         checks.extend(judge_folders(host, config));
-        checks.push(judge_port(host, &config.engine));
+        checks.push(judge_port(host, config));
     }
     checks.push(judge_swap(host, config.is_some_and(|c| c.engine.accept_plaintext_in_swap)));
     checks.push(judge_memory_lock(host));
@@ -308,12 +311,62 @@ fn judge_database_user(engine: &EngineConfig) -> Option<Check> {
     }
 }
 
+/// Days before the end of a certificate from which on it is told.
+const CERTIFICATE_DAYS: i64 = 30;
+
+fn judge_tls(host: &Host, config: &Config) -> Vec<Check> {
+    let Some(look) = &host.look else { return Vec::new() };
+    let name = CheckName::Tls;
+    let mut checks = Vec::new();
+    if let Some(finding) = &look.unusable {
+        checks.push(refuse(name, &finding.text, &finding.hint));
+    }
+    match &look.seen {
+        None if config.engine.tls.is_some() && look.unusable.is_none() => {
+            let text = format!("nobody listens on port {} yet: TLS was not tried", config.engine.port);
+            checks.push(ok(name, &text));
+        }
+        None => {}
+        Some(Err(error)) => checks.push(refuse(name, &chain(error), &error.hint())),
+        Some(Ok(Seen { certificate: None, .. })) => checks.push(ok(name, "mongod answers without TLS")),
+        Some(Ok(Seen { certificate: Some((shown, verified)), own })) => {
+            let text = format!("mongod shows the certificate {shown}, good for {verified}");
+            let renew = "renew it: net.tls.certificateKeyFile, then rotateCertificates or a restart";
+            checks.push(judge_end(&text, shown, host.now, renew));
+            if let Some((own, asked)) = own {
+                let asked = if *asked { "is asked for" } else { "is not asked for" };
+                let text = format!("the agent's certificate {own} {asked}");
+                checks.push(judge_end(&text, own, host.now, "renew it: certificate_file under [engine.tls]"));
+            }
+        }
+    }
+    checks
+}
+
+fn judge_end(text: &str, shown: &Shown, now: jiff::Timestamp, renew: &str) -> Check {
+    let text = format!("{text}; it holds until {}", shown.not_after);
+    let days = (shown.not_after.as_second() - now.as_second()).div_euclid(86_400);
+    if days < 0 {
+        refuse(CheckName::Tls, &text, renew)
+    } else if days < CERTIFICATE_DAYS {
+        warn(CheckName::Tls, &text, renew)
+    } else {
+        ok(CheckName::Tls, &text)
+    }
+}
+
 fn judge_folders(host: &Host, config: &Config) -> Vec<Check> {
     let mut checks = vec![
         judge_folder(CheckName::DataPath, &config.data_path, &host.data_path),
         judge_folder(CheckName::StateDir, &config.state_dir, &host.state_dir),
     ];
-    if host.data_without_keystore {
+    if adopts(host, config) {
+        let text = format!(
+            "{} holds data that is not encrypted: it is adopted as it is, and filled again when its server says so",
+            config.data_path.display()
+        );
+        checks.push(ok(CheckName::DataPath, &text));
+    } else if host.data_without_keystore {
         checks.push(refuse(
             CheckName::DataPath,
             &format!(
@@ -365,8 +418,18 @@ fn judge_folder(name: CheckName, path: &Path, folder: &Folder) -> Check {
     }
 }
 
-fn judge_port(host: &Host, engine: &EngineConfig) -> Check {
+/// Whether an agent would adopt the operator's own mongod here.
+fn adopts(host: &Host, config: &Config) -> bool {
+    let own = config.engine.kind == EngineKind::Mongod && config.initial == Initial::Server;
+    own && host.data_without_keystore
+}
+
+fn judge_port(host: &Host, config: &Config) -> Check {
+    let engine = &config.engine;
     match (&host.foreign, engine.kind) {
+        (Some(text), _) if adopts(host, config) => {
+            ok(CheckName::Port, &format!("its operator's mongod runs: {text}"))
+        }
         (Some(text), _) => refuse(CheckName::Port, text, "stop it, or choose another port and data path"),
         (None, EngineKind::Wiredtiger) => ok(CheckName::Port, "nobody else has the data path open"),
         (None, EngineKind::Mongod | EngineKind::Secantusdb) => {
@@ -391,7 +454,7 @@ fn refuse(name: CheckName, text: &str, hint: &str) -> Check {
 mod tests {
     use super::*;
     use crate::engine::{
-        BinaryError,
+        self, BinaryError, ConnectionError,
         medium::Medium,
         swap::{Swap, SwapArea},
     };
@@ -419,6 +482,8 @@ mod tests {
             state_dir: Folder { mode: None, ..Folder::default() },
             data_without_keystore: false,
             foreign: None,
+            look: None,
+            now: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -474,6 +539,69 @@ mod tests {
         assert_eq!(check(Some(0o770)), Level::Refuse);
         assert_eq!(check(Some(0o702)), Level::Refuse);
         assert_eq!(check(None), Level::Ok);
+    }
+
+    fn config(initial: &str, engine: &str) -> Config {
+        let text = format!(
+            "name = \"n\"\ndata_path = \"/srv/db\"\nstate_dir = \"/srv/state\"\nencryptor = \"/k.so\"\n\
+             initial = \"{initial}\"\n[engine]\nkind = \"mongod\"\nprogram = \"/m\"\nport = 27017\n{engine}\n\
+             [customer_key]\nkey_identifier = \
+             \"https://v1.vault.azure.net/keys/k1/6f5902ac237024bdd0c176cb93063dc4\"\n\
+             tenant_id = \"00000000-0000-0000-0000-000000000001\"\nmanaged_identity = true\n\
+             [admin]\nsocket = \"/s\"\n"
+        );
+        Config::parse(&text, Path::new("a.toml")).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    #[test]
+    fn a_mongod_that_is_to_be_adopted_is_not_in_the_way() {
+        let host = Host {
+            data_without_keystore: true,
+            foreign: Some("process 7 (mongod) listens on port 27017".into()),
+            ..host()
+        };
+        let levels = |initial| {
+            let checks = judge(&host, Some(&config(initial, "")));
+            [level_of(&checks, CheckName::DataPath), level_of(&checks, CheckName::Port)]
+        };
+        assert_eq!(levels("server"), [Level::Ok, Level::Ok]);
+        assert_eq!(levels("new"), [Level::Refuse, Level::Refuse]);
+    }
+
+    #[test]
+    fn what_mongod_shows_is_told_with_its_end() {
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let shown = Shown {
+            subject: "CN=db1".into(),
+            issuer: "CN=ca".into(),
+            names: vec!["db1".into()],
+            not_before: at("2026-01-01T00:00:00Z"),
+            not_after: at("2027-01-01T00:00:00Z"),
+        };
+        let tls = "args = [\"--tlsMode\", \"requireTLS\", \"--tlsCAFile\", \"/ca\"]\n[engine.tls]\n";
+        let checks_at = |now: &str, unusable, seen| {
+            let host = Host { look: Some(engine::Look { unusable, seen }), now: at(now), ..host() };
+            judge_tls(&host, &config("new", tls))
+        };
+        let seen = || Seen { certificate: Some((shown.clone(), "db1".into())), own: None };
+        for (now, level) in [
+            ("2026-12-01T00:00:00Z", Level::Ok),
+            ("2026-12-03T00:00:00Z", Level::Warn),
+            ("2027-01-02T00:00:00Z", Level::Refuse),
+        ] {
+            let checks = checks_at(now, None, Some(Ok(seen())));
+            assert_eq!(checks[0].level, level, "{checks:?}");
+            assert!(checks[0].text.ends_with("it holds until 2027-01-01T00:00:00Z"), "{checks:?}");
+        }
+        let own = Seen { own: Some((shown.clone(), true)), ..seen() };
+        let checks = checks_at("2026-12-03T00:00:00Z", None, Some(Ok(own)));
+        assert!(checks.iter().all(|check| check.level == Level::Warn) && checks.len() == 2, "{checks:?}");
+        let wrong = ConnectionError::RequiresTls { address: "a:1".into() };
+        assert_eq!(checks_at("2026-12-01T00:00:00Z", None, Some(Err(wrong)))[0].level, Level::Refuse);
+        assert!(checks_at("2026-12-01T00:00:00Z", None, None)[0].text.contains("nobody listens"));
+        let unusable = Finding { refuse: true, text: "t".into(), hint: "h".into() };
+        let checks = checks_at("2026-12-01T00:00:00Z", Some(unusable), None);
+        assert_eq!(checks.iter().map(|check| check.level).collect::<Vec<_>>(), [Level::Refuse]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use keyward_model::count::counted;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::Blocks;
@@ -24,10 +25,12 @@ use crate::{
     admin::{Failure, progress::Progress},
     config::{Config, EngineKind},
     engine::{
+        EngineError,
         database::{Database, DatabaseError},
         exposure::{self, How, Kept},
         swap,
     },
+    folder::Trust,
     node::{NodeHandle, chain},
 };
 
@@ -91,6 +94,9 @@ pub enum ProveError {
     /// The markers cannot be searched for.
     #[error("the search cannot be built")]
     Search(#[source] aho_corasick::BuildError),
+    /// The engine's settings.
+    #[error("the engine's user is not known")]
+    Engine(#[source] EngineError),
     /// The engine did not take the markers.
     #[error("the markers could not be written to the database")]
     Database(#[from] DatabaseError),
@@ -101,11 +107,12 @@ pub enum ProveError {
 
 impl ProveError {
     /// What to do next.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
-            Self::NotRunning => "start the node: keyward node start",
-            Self::NoProtocol => "use kind = \"mongod\" or \"secantusdb\"",
-            Self::Random | Self::Search(_) | Self::Ended => "try again",
+            Self::NotRunning => "start the node: keyward node start".to_owned(),
+            Self::NoProtocol => "use kind = \"mongod\" or \"secantusdb\"".to_owned(),
+            Self::Random | Self::Search(_) | Self::Ended => "try again".to_owned(),
+            Self::Engine(error) => error.hint(),
             Self::Database(error) => error.hint(),
         }
     }
@@ -117,9 +124,10 @@ impl From<ProveError> for Failure {
             ProveError::NotRunning => "ENGINE_NOT_RUNNING",
             ProveError::NoProtocol => "ENGINE_HAS_NO_PROTOCOL",
             ProveError::Random | ProveError::Search(_) | ProveError::Ended => "PROOF_FAILED",
+            ProveError::Engine(_) => "ENGINE",
             ProveError::Database(_) => "DATABASE_DID_NOT_ANSWER",
         };
-        Self { code: code.to_owned(), message: chain(&error), hint: error.hint().to_owned(), exit: 1 }
+        Self { code: code.to_owned(), message: chain(&error), hint: error.hint(), exit: 1 }
     }
 }
 
@@ -132,7 +140,9 @@ pub async fn prove(node: &NodeHandle, progress: &Progress) -> Result<Proof, Prov
     let config = node.config();
     let database = Database::new(&config.engine);
     let pid = process.record().pid;
-    let mut proof = prove_of(&database, &config.data_path, Some(pid), progress).await?;
+    // It tells what it found, and nothing of what it read: whose the files are does not matter.
+    let trust = Trust::data_path(&config.engine).map_err(ProveError::Engine)?.any_file();
+    let mut proof = prove_of(&database, (&config.data_path, trust), Some(pid), progress).await?;
     proof.kept = kept(config);
     Ok(proof)
 }
@@ -140,7 +150,7 @@ pub async fn prove(node: &NodeHandle, progress: &Progress) -> Result<Proof, Prov
 /// As [`prove`], for any database that answers and any data path.
 async fn prove_of(
     database: &Database,
-    data_path: &Path,
+    (data_path, trust): (&Path, Trust),
     pid: Option<u32>,
     progress: &Progress,
 ) -> Result<Proof, ProveError> {
@@ -153,7 +163,7 @@ async fn prove_of(
     progress.report("write markers", 0, 1, "steps");
     let written = write(database, &markers).await;
     let searched = match &written {
-        Ok(_) => search(&markers, data_path.to_owned(), pid, since, progress.clone()).await,
+        Ok(_) => search(&markers, (data_path.to_owned(), trust), pid, since, progress.clone()).await,
         Err(_) => Err(ProveError::Ended),
     };
     // Whatever happened, the markers go. What hinders that is told by the next proof, which starts with it.
@@ -189,7 +199,7 @@ async fn write(database: &Database, markers: &Markers) -> Result<Written, ProveE
 
 async fn search(
     markers: &Markers,
-    data_path: PathBuf,
+    (data_path, trust): (PathBuf, Trust),
     pid: Option<u32>,
     since: SystemTime,
     progress: Progress,
@@ -198,7 +208,7 @@ async fn search(
     let forms = markers.forms();
     let run = move || {
         let report = |done, total| progress.report("search every byte", done, total, "bytes");
-        let search = Search { automaton: &automaton, forms: &forms, since, progress: &report };
+        let search = Search { automaton: &automaton, forms: &forms, since, trust, progress: &report };
         search.run(&data_path, pid.as_slice())
     };
     tokio::task::spawn_blocking(run).await.map_err(|_| ProveError::Ended)
@@ -216,8 +226,8 @@ fn sum_up(markers: &Markers, written: Written, found: search::Found) -> Proof {
 
     let (verdict, reason) = if let Some(first) = with_hits.first() {
         let text = format!(
-            "markers lie in the clear in {} files, first in {}",
-            with_hits.len(),
+            "markers lie in the clear in {}, first in {}",
+            counted(with_hits.len(), "file", "files"),
             first.path.display()
         );
         (ProofVerdict::PlaintextFound, text)
@@ -387,7 +397,8 @@ mod tests {
         let plain = Plain::start().await;
         let data_path = plain.data_path.path().join("db");
         let pid = Some(plain.child.id());
-        let proof = prove_of(&plain.database, &data_path, pid, &Progress::silent()).await.unwrap();
+        let proof =
+            prove_of(&plain.database, (&data_path, Trust::own()), pid, &Progress::silent()).await.unwrap();
         assert_eq!(proof.verdict, ProofVerdict::PlaintextFound);
         assert!(proof.blocks.unencrypted > 0 && proof.blocks.encrypted == 0, "{:?}", proof.blocks);
         assert!(proof.journal.unencrypted > 0 && proof.journal.encrypted == 0, "{:?}", proof.journal);

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use keyward_model::Timestamp;
+use keyward_model::{Timestamp, count::counted};
 use serde::{Deserialize, Serialize};
 
 pub use emptying::EmptyingError;
@@ -33,7 +33,7 @@ pub use safety::Unsafe;
 
 use crate::{
     config::Config,
-    engine::{OperatorsProcess, database::ReplicaSet},
+    engine::{self, MongodTls, OperatorsProcess, database::ReplicaSet, mongod_options},
     node::{NodeError, NodeHandle, chain},
     preflight,
 };
@@ -306,7 +306,9 @@ async fn begin(node: &NodeHandle, process: &dyn OperatorsProcess, say: &Say) -> 
     say("asking the replica set whether the others have this member's data".to_owned());
     let set = process.replica_set().await?;
     let (own, others) = judge(&set)?;
-    let unfit = unfit(node.config(), &set.name);
+    let (config, name, tls) = (node.config().clone(), set.name.clone(), process.tls());
+    let looked = tokio::task::spawn_blocking(move || unfit(&config, &name, &tls)).await;
+    let unfit = looked.map_err(|_| NodeError::TaskDied)?;
     if !unfit.is_empty() {
         return Err(ResyncError::Unfit(unfit).into());
     }
@@ -324,8 +326,8 @@ fn judge(set: &ReplicaSet) -> Result<(String, Vec<String>), ResyncError> {
     Ok((own, others.into_iter().map(|member| member.address.clone()).collect()))
 }
 
-/// Why the node's file would not bring the member back.
-fn unfit(config: &Config, set: &str) -> Vec<preflight::Finding> {
+/// Why the node's file would not bring back the member that now runs with `running`. Blocks.
+fn unfit(config: &Config, set: &str, running: &MongodTls) -> Vec<preflight::Finding> {
     let mut findings: Vec<_> =
         preflight::at_start(config).into_iter().filter(|finding| finding.refuse).collect();
     if !joins(&config.engine.args, set) {
@@ -338,6 +340,9 @@ fn unfit(config: &Config, set: &str) -> Vec<preflight::Finding> {
             ),
         });
     }
+    findings.extend(mongod_options::loses_tls(&mongod_options::of_engine(&config.engine), running));
+    // Once it is stopped, the agent has its own file alone to ask the others by.
+    findings.extend(engine::unusable_tls(&config.engine));
     findings
 }
 
@@ -408,13 +413,14 @@ async fn delete(node: &NodeHandle, say: &Say) -> Result<(), NodeError> {
         emptying::empty(&*disk, &data_path, &|| !stopped.load(Ordering::SeqCst), &mut || {
             count += 1;
             if count % TELL_EVERY == 1 {
-                say(format!("deleting this member's unencrypted data: {count} files so far"));
+                let files = counted(count, "file", "files");
+                say(format!("deleting this member's unencrypted data: {files} so far"));
             }
         })?;
         Ok::<_, EmptyingError>(count)
     })
     .await?;
-    tracing::warn!("deleted the {deleted} files of this member's unencrypted data");
+    tracing::warn!("deleted this member's unencrypted data: {}", counted(deleted, "file", "files"));
     drop(stop);
     Ok(())
 }
@@ -541,5 +547,27 @@ mod tests {
         assert!(!joins(&[]) && !joins(&["--replSet", "other"]) && !joins(&["--replSet"]));
         assert!(!joins(&["--replSet", "other", "--config", "/etc/mongod.conf"]));
         assert!(!joins(&["--replSetName", "rs"]));
+    }
+
+    #[test]
+    fn a_member_that_would_come_back_without_its_tls_is_not_begun_with() {
+        let config = |engine: &str| {
+            let text = format!(
+                "name = \"n\"\ndata_path = \"/srv/db\"\nstate_dir = \"/srv/state\"\nencryptor = \"/k.so\"\n\
+                 initial = \"server\"\n[engine]\nkind = \"mongod\"\nprogram = \"/m\"\nport = 27017\n{engine}\n\
+                 [customer_key]\ntenant_id = \"00000000-0000-0000-0000-000000000001\"\n[admin]\nsocket = \"/s\"\n"
+            );
+            Config::parse(&text, std::path::Path::new("a.toml"))
+                .unwrap_or_else(|problems| panic!("{problems}"))
+        };
+        let running = MongodTls { mode: engine::TlsMode::Required, ..MongodTls::default() };
+        let told = |engine: &str, running: &MongodTls| texts(&unfit(&config(engine), "rs", running));
+        let without = "args = [\"--replSet\", \"rs\"]";
+        assert!(told(without, &running).contains("engine.args would start it without"));
+        assert!(!told(without, &MongodTls::default()).contains("TLS"), "the control");
+        // With it, but with files that the agent could not ask the others by.
+        let with = "args = [\"--replSet\", \"rs\", \"--tlsMode\", \"requireTLS\", \"--tlsCAFile\", \"/nowhere/ca.pem\"]";
+        let told = told(with, &running);
+        assert!(!told.contains("would start it without") && told.contains("/nowhere/ca.pem"), "{told}");
     }
 }

@@ -1,7 +1,8 @@
 //! Snapshots of a node to a URL and back: ciphertext only, opened by the customer key alone.
 //!
 //! Owns what a snapshot consists of and how a node's files become consistent. It never decrypts a page, and nothing
-//! that mongod writes in the clear belongs into a snapshot.
+//! that mongod writes in the clear belongs into a snapshot. Nor does it copy what a link in the data path
+//! leads to, but for the folders that the operator put elsewhere ([`crate::folder`]).
 
 mod create;
 mod files;
@@ -22,6 +23,7 @@ pub use restore::{Restored, restore};
 use crate::{
     admin::Failure,
     engine::{EngineError, database::DatabaseError},
+    folder::FolderError,
     node::{NodeError, chain},
 };
 
@@ -108,6 +110,9 @@ pub enum SnapshotError {
         /// Why.
         source: io::Error,
     },
+    /// Something in a folder is not what it should be.
+    #[error(transparent)]
+    Folder(FolderError),
     /// The snapshot's keystore.
     #[error("the keystore cannot be used")]
     Keystore(#[source] KeystoreError),
@@ -158,11 +163,25 @@ impl SnapshotError {
             }
             Self::NoSpace { .. } => "make space, or restore on a larger disk".to_owned(),
             Self::File { .. } => "check the file's owner and mode, and the space on the disk".to_owned(),
+            Self::Folder(error) => error.hint().to_owned(),
             Self::Encode(_) | Self::Ended => "repeat it; if it fails again, see the agent's log".to_owned(),
             Self::Engine(error) => error.hint(),
-            Self::Database(error) => error.hint().to_owned(),
+            Self::Database(error) => error.hint(),
             Self::Lock(_) => "repeat it when the engine answers again; see `keyward node status`".to_owned(),
             Self::Node(error) => error.hint(),
+        }
+    }
+}
+
+impl From<FolderError> for SnapshotError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Io { path, source, .. } => Self::File { path, source },
+            refused @ (FolderError::Link { .. }
+            | FolderError::Owner { .. }
+            | FolderError::NotOwn(_)
+            | FolderError::NotPlain(_)
+            | FolderError::TooDeep(_)) => Self::Folder(refused),
         }
     }
 }
@@ -182,7 +201,7 @@ impl From<SnapshotError> for Failure {
             SnapshotError::OtherEngine { .. } => Some("SNAPSHOT_OF_OTHER_ENGINE"),
             SnapshotError::DataPathNotEmpty { .. } => Some("DATA_PATH_NOT_EMPTY"),
             SnapshotError::NoSpace { .. } => Some("NO_SPACE"),
-            SnapshotError::File { .. } => Some("FILE"),
+            SnapshotError::File { .. } | SnapshotError::Folder(_) => Some("FILE"),
             SnapshotError::Engine(_) | SnapshotError::Database(_) | SnapshotError::Lock(_) => Some("ENGINE"),
             SnapshotError::Encode(_) | SnapshotError::Ended => Some("INTERNAL"),
         };

@@ -10,7 +10,10 @@ use keyward_kms::{Facts, KeyService, KmsError, Severity, highest_severity};
 use keyward_model::{Class, Evidence, KeyIdentifier, Timestamp, Weight};
 use zeroize::Zeroizing;
 
-use crate::node::{KeyAccess, NextKey, NodeError};
+use crate::{
+    canaries::Canary,
+    node::{KeyAccess, NextKey, NodeError},
+};
 
 /// Refuses a customer key that will not do, with the vault's own reasons. Gives what is only worth a warning.
 pub(crate) async fn check(service: &dyn KeyService, key: &KeyIdentifier) -> Result<Vec<String>, NodeError> {
@@ -106,7 +109,7 @@ pub(crate) async fn unwrap_either(
         Ok(unwrapped) => return Ok(unwrapped),
         Err(error) => error,
     };
-    if let Some(wrap) = same_key_pair(next, sealed).await
+    if let Some(wrap) = same_key_pair(next, sealed, |wrap| &wrap.public_key_sha256).await
         && let Ok((bytes, facts)) = next.service.unwrap(&next.key, &wrap.ciphertext).await
     {
         let evidence = facts.into_evidence(Class::Success, &next.key, now());
@@ -117,21 +120,24 @@ pub(crate) async fn unwrap_either(
 }
 
 /// Probes by the key that the node is to move to; `None` when that one does not open the keystore.
-pub(crate) async fn probe_next(access: &KeyAccess, wraps: &[MasterKeyWrap]) -> Option<Evidence> {
+pub(crate) async fn probe_next(access: &KeyAccess, canaries: &[Canary]) -> Option<Evidence> {
     let next = access.next.as_ref()?;
-    let wrap = match wraps.iter().find(|wrap| wrap.key_identifier == next.key.to_string()) {
-        Some(wrap) => wrap,
-        None => same_key_pair(next, wraps).await?,
+    let canary = match canaries.iter().find(|canary| canary.key_identifier == next.key.to_string()) {
+        Some(canary) => canary,
+        None => same_key_pair(next, canaries, |canary| &canary.public_key_sha256).await?,
     };
-    let seen = next.service.probe(&next.key, &wrap.canary.ciphertext, &wrap.canary.sha256).await;
+    let seen = next.service.probe(&next.key, &canary.canary.ciphertext, &canary.canary.sha256).await;
     (seen.class == Class::Success).then_some(seen)
 }
 
-/// The wrap that was made with the same key pair as `next`, under whatever name.
-async fn same_key_pair<'a>(next: &NextKey, wraps: &'a [MasterKeyWrap]) -> Option<&'a MasterKeyWrap> {
+/// The one that was made with the same key pair as `next`, under whatever name.
+async fn same_key_pair<'a, T>(
+    next: &NextKey,
+    all: &'a [T],
+    public_key_of: impl Fn(&'a T) -> &'a str,
+) -> Option<&'a T> {
     let public_key = next.service.describe(&next.key).await.ok()?.public_key_sha256;
-    let same = |wrap: &&MasterKeyWrap| !public_key.is_empty() && wrap.public_key_sha256 == public_key;
-    wraps.iter().find(same)
+    all.iter().find(|one| !public_key.is_empty() && public_key_of(one) == public_key)
 }
 
 /// The same for a keystore that is not this node's.
@@ -143,21 +149,13 @@ pub(crate) async fn unwrap_sealed(
     unwrap(service, sealed.wraps(), now).await
 }
 
-/// Probes the customer key: the wrap in use, or each in turn when none is known to work.
-pub(crate) async fn probe(
-    service: &dyn KeyService,
-    wraps: &[MasterKeyWrap],
-    primary: Option<&str>,
-) -> Option<Evidence> {
+/// Probes the customer key with each of `canaries` in turn until one works. When none does, the gentlest
+/// answer counts.
+pub(crate) async fn probe(access: &KeyAccess, canaries: &[Canary]) -> Option<Evidence> {
     let mut gentlest: Option<Evidence> = None;
-    for wrap in wraps {
-        if primary.is_some_and(|primary| primary != wrap.key_identifier) {
-            continue;
-        }
-        let evidence = match wrap.key_identifier.parse::<KeyIdentifier>() {
-            Ok(key) => service.probe(&key, &wrap.canary.ciphertext, &wrap.canary.sha256).await,
-            Err(_) => continue,
-        };
+    for Canary { key_identifier, canary, .. } in canaries {
+        let Ok(key) = key_identifier.parse::<KeyIdentifier>() else { continue };
+        let evidence = way_to(access, &key).probe(&key, &canary.ciphertext, &canary.sha256).await;
         if evidence.class == Class::Success {
             return Some(evidence);
         }
@@ -167,6 +165,14 @@ pub(crate) async fn probe(
         });
     }
     gentlest
+}
+
+/// What reaches `key`: a refusal by the way to another key would say nothing about it.
+fn way_to<'a>(access: &'a KeyAccess, key: &KeyIdentifier) -> &'a dyn KeyService {
+    match &access.next {
+        Some(next) if next.key == *key && access.key.as_ref() != Some(key) => &*next.service,
+        Some(_) | None => &*access.service,
+    }
 }
 
 /// Reads the customer key where there is nothing to unwrap yet: whether it is there and enabled.

@@ -120,6 +120,17 @@ fn url_of(path: &Path) -> Url {
     Url::from_file_path(path).expect("an absolute path")
 }
 
+/// A file system with reflinks; `None`, and a word about it, where none can be mounted.
+fn reflinks() -> Result<Option<Reflinks>> {
+    Ok(match Reflinks::mount()? {
+        Ok(reflinks) => Some(reflinks),
+        Err(reason) => {
+            keyward_testkit::report_skip(&reason);
+            None
+        }
+    })
+}
+
 #[test]
 #[ignore = "started by other tests"]
 fn agent_process() {
@@ -357,13 +368,7 @@ impl Writer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_reflinks_writes_wait_for_the_copy_and_not_for_the_upload() -> Result<()> {
-    let reflinks = match Reflinks::mount()? {
-        Ok(reflinks) => reflinks,
-        Err(reason) => {
-            keyward_testkit::report_skip(&reason);
-            return Ok(());
-        }
-    };
+    let Some(reflinks) = reflinks()? else { return Ok(()) };
     let world = World::new_in(&reflinks.path()).await?;
     let s3 = S3Double::start().await?;
     let options = world.path("s3.toml");
@@ -438,6 +443,46 @@ async fn on_reflinks_writes_wait_for_the_copy_and_not_for_the_upload() -> Result
     second.stop_all().await
 }
 
+/// The operator put the journal on another disk, as mongod's manual has it: no reflink leads from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_on_another_disk_is_in_a_snapshot_by_reflinks() -> Result<()> {
+    let Some(reflinks) = reflinks()? else { return Ok(()) };
+    let other_disk = tempfile::tempdir()?;
+    let world = World::new_in(&reflinks.path()).await?;
+    let agent = Agent::start(Wanted::node("n", world.port).write(&world)?.1).await?;
+    until_state(&agent.client, NodeState::Running).await?;
+    agent.client.run(&Request::Stop, |_| {}).await?;
+    let (journal, elsewhere) = (world.path("n/db/journal"), other_disk.path().join("journal"));
+    fs::create_dir(&elsewhere)?;
+    for file in files_below(&journal)? {
+        fs::copy(&file, elsewhere.join(file.file_name().context("a name")?))?;
+    }
+    fs::remove_dir_all(&journal)?;
+    std::os::unix::fs::symlink(&elsewhere, &journal)?;
+    agent.client.run(&Request::Start, |_| {}).await?;
+    let running = until_state(&agent.client, NodeState::Running).await?;
+    insert(&database(world.port).await?, "shop", 0..500).await?;
+
+    let place = world.path("snapshot");
+    let taken: Taken = run(&agent, Request::Snapshot { to: url_of(&place) }).await?;
+    assert_eq!(taken.method, Method::FsyncLockReflink, "the database need not stop for it");
+    assert_eq!(agent.client.status().await?.engine, running.engine);
+    let logs = files_below(&place.join("data/journal"))?;
+    assert!(logs.iter().any(|log| log.metadata().is_ok_and(|m| m.len() > 0)), "{logs:?}");
+    let (second, port) = restored(&world, "other", url_of(&place), "").await?;
+    assert_eq!(count(&database(port).await?, "shop").await?, 500);
+    second.stop_all().await?;
+
+    // A proof searches there as well.
+    let proof: Proof = run(&agent, Request::Prove).await?;
+    assert_eq!(proof.verdict, ProofVerdict::NoPlaintext, "{}", proof.reason);
+    assert!(
+        proof.file_results.iter().any(|file| file.path.starts_with(&journal)),
+        "the journal was searched"
+    );
+    agent.stop_all().await
+}
+
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let all = walkdir::WalkDir::new(folder).into_iter();
     let files = all.filter(|entry| entry.as_ref().map_or(true, |e| e.file_type().is_file()));
@@ -450,13 +495,7 @@ fn is_left_over(path: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_killed_in_the_lock_is_followed_by_one_that_unlocks() -> Result<()> {
-    let reflinks = match Reflinks::mount()? {
-        Ok(reflinks) => reflinks,
-        Err(reason) => {
-            keyward_testkit::report_skip(&reason);
-            return Ok(());
-        }
-    };
+    let Some(reflinks) = reflinks()? else { return Ok(()) };
     let world = World::new_in(&reflinks.path()).await?;
     let (path, config) = Wanted::node("n", world.port).write(&world)?;
     let mut agent = AgentProcess::start(&path)?;

@@ -87,6 +87,42 @@ async fn a_new_agent_adopts_the_engine_even_when_the_vault_is_down() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_agent_sees_a_revocation_beside_a_keystore_that_cannot_be_read() -> Result<()> {
+    let world = World::new().await?;
+    let (_, config) = world.config("n")?;
+    let agent = Agent::start(config.clone()).await?;
+    let before = until_state(&agent.client, NodeState::Running).await?;
+    let db = database(world.port).await?;
+    insert(&db, "shop", 0..10).await?;
+    agent.end().await?;
+    let keystore = world.path("n/db/.keyward/keystore.json");
+    let whole = std::fs::read(&keystore)?;
+    std::fs::write(&keystore, &whole[..whole.len() / 2])?;
+
+    let agent = Agent::start(config).await?;
+    let status = until(&agent.client, "probed with the copied canaries", |s| {
+        s.evidence.iter().any(|e| e.class == Class::Success)
+            && s.warnings.iter().any(|w| w.contains("canaries.json"))
+    })
+    .await?;
+    assert_eq!((status.state, status.engine), (NodeState::Running, before.engine));
+    assert!(status.reason.contains("cannot be read"), "{}", status.reason);
+    insert(&db, "shop", 10..20).await?;
+    world.vault.admin.disable_key("k1").await?;
+    let status = until_state(&agent.client, NodeState::StoppedRevoked).await?;
+    assert_eq!((status.reason.as_str(), status.engine), (Class::KeyDisabled.text(), None));
+
+    // The key comes back, and only with its keystore does the database.
+    world.vault.admin.enable_key("k1").await?;
+    until_state(&agent.client, NodeState::Failed).await?;
+    std::fs::write(&keystore, whole)?;
+    agent.client.run(&Request::Start, |_| {}).await?;
+    until_state(&agent.client, NodeState::Running).await?;
+    assert_eq!(count(&database(world.port).await?, "shop").await?, 20);
+    agent.stop_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_rotated_and_rewrapped_under_a_running_engine() -> Result<()> {
     let world = World::new().await?;
     let (_, config) = world.config("n")?;

@@ -399,6 +399,17 @@ async fn an_engine_under_its_own_user_cannot_read_the_keystore() -> Result<()> {
     let proof: Proof = run(&agent, Request::Prove).await?;
     assert_eq!(proof.verdict, ProofVerdict::NoPlaintext, "{}", proof.reason);
     let _: Taken = run(&agent, Request::Snapshot { to: url_of(&world.path("s")) }).await?;
+    // Stopped, its files are copied as they lie: those of its user, and nothing that a link of that user leads to.
+    agent.client.run(&Request::Stop, |_| {}).await?;
+    let stopped: Taken = run(&agent, Request::Snapshot { to: url_of(&world.path("stopped")) }).await?;
+    assert!(stopped.files > 0);
+    let link = world.path("n/db/link.wt");
+    std::os::unix::fs::symlink("/etc/shadow", &link)?;
+    std::os::unix::fs::lchown(&link, Some(65_534), Some(65_534))?;
+    let request = Request::Snapshot { to: url_of(&world.path("with-link")) };
+    let failure = failure_of(agent.client.run(&request, |_| {}).await);
+    assert!(failure.message.contains("link.wt is a link"), "{}", failure.message);
+    assert!(!world.path("with-link").exists());
     agent.stop_all().await?;
 
     // Restored files belong to the engine's user as well.

@@ -4,7 +4,7 @@ pub(crate) mod proof;
 
 use anstyle::{AnsiColor, Style};
 use keyward_agent::preflight::{Level, Report};
-use keyward_model::{Evidence, NodeState, NodeStatus, Timestamp, Verdict};
+use keyward_model::{Evidence, NodeState, NodeStatus, Timestamp, Verdict, count::counted};
 use unicode_width::UnicodeWidthStr;
 
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -75,7 +75,7 @@ pub(crate) fn bytes(count: u64) -> String {
 
 /// `1 node`, `3 nodes`.
 pub(crate) fn nodes(count: usize) -> String {
-    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
+    counted(count, "node", "nodes")
 }
 
 /// The first 8 characters of an id: enough to tell two apart on a screen.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossterm::cursor::MoveToPreviousLine;
 use crossterm::execute;
 use crossterm::terminal::{Clear, ClearType};
+use keyward_model::count::counted;
 use serde::Serialize;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +91,7 @@ fn fitting(text: &str, width: usize, height: usize) -> String {
             fits
         })
         .count();
-    let more = format!("… {} more lines", lines.len() - fits);
+    let more = format!("… {}", counted(lines.len() - fits, "more line", "more lines"));
     lines[..fits].iter().map(|line| format!("{line}\n")).chain([format!("{more}\n")]).collect()
 }
 

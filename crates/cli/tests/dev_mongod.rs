@@ -151,3 +151,26 @@ async fn dev_makes_a_replica_set_that_hands_over_and_comes_back() {
     assert_eq!(end(dev), Some(0));
     assert_eq!(mentioning(dir), Vec::<String>::new(), "processes are left");
 }
+
+/// Every step of the tour, on a replica set: what differs from the tour on SecantusDB (`dev_check.rs`) is under all of
+/// them, the members' hand-over and their copying.
+#[test]
+fn the_tour_passes_on_a_replica_set_and_leaves_nothing_behind() {
+    let _alone = keyward_testkit::Alone::wait().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let _cleaner = Cleaner(dir.path());
+    let output = keyward()
+        .args(["dev", "--check", "--json", "--engine", "mongod", "--dir"])
+        .arg(dir.path())
+        .env("KEYWARD_SECANTUSDB_PYTHON", keyward_testkit::python::secantusdb().unwrap())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stdout}\n{stderr}");
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (summary, steps) = lines.split_last().unwrap();
+    assert_eq!(summary["passed"], true, "{stdout}");
+    assert!(steps.len() >= 16 && steps.iter().all(|step| step["passed"] == true), "{stdout}");
+    assert_eq!(mentioning(dir.path()), Vec::<String>::new(), "processes are left");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the tour's folder is left");
+}

@@ -243,6 +243,13 @@ pub enum About {
     ClientCertificate,
 }
 
+impl About {
+    /// When the service asks to come again, in seconds.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        if let Self::Answer { retry_after_s, .. } = self { *retry_after_s } else { None }
+    }
+}
+
 /// The worst severity among `findings`; `None` when there is none.
 pub fn highest_severity(findings: &[Finding]) -> Option<Severity> {
     findings.iter().map(|finding| finding.severity).max()

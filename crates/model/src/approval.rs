@@ -285,6 +285,7 @@ pub fn decide(desired: &Desired, local: &Local, approvals: &BTreeSet<Approval>, 
                 text: reason,
                 hint: hint(&approval),
                 class: None,
+                retry_after_s: None,
             });
             decision.refused.push(Validated { id: validation.id.clone(), findings: findings.collect() });
         }

@@ -51,6 +51,9 @@ pub struct NewEvent {
     pub project: Option<ProjectId>,
     /// The name of the cluster it concerns.
     pub cluster: Option<String>,
+    /// The node it concerns: where project or cluster are not given they are this node's. Without one, the node that
+    /// did it.
+    pub node: Option<NodeId>,
     /// Who did it.
     pub actor: Actor,
     /// Where the request came from.
@@ -69,6 +72,7 @@ impl NewEvent {
             org: None,
             project: None,
             cluster: None,
+            node: None,
             actor,
             remote: None,
             outcome: Outcome::Succeeded,
@@ -91,6 +95,11 @@ impl NewEvent {
         Self { cluster: Some(name.into()), ..self }
     }
 
+    /// The same, concerning a node, and with it its cluster and project.
+    pub fn node(self, node: NodeId) -> Self {
+        Self { node: Some(node), ..self }
+    }
+
     /// The same, asked for from this address.
     pub fn remote(self, address: IpAddr) -> Self {
         Self { remote: Some(address), ..self }
@@ -109,7 +118,7 @@ impl NewEvent {
 
     /// As it is stored, under an id and at a time.
     pub fn stored(self, id: EventId, at: Timestamp) -> Event {
-        let NewEvent { event_type, org, project, cluster, actor, remote, outcome, detail } = self;
+        let NewEvent { event_type, org, project, cluster, node: _, actor, remote, outcome, detail } = self;
         Event { id, at, event_type, org, project, cluster, actor, remote, outcome, detail }
     }
 }
@@ -290,6 +299,8 @@ event_types! {
     ProjectDeleted, "GROUP_DELETED", "The project was deleted.";
     ProjectSettingsUpdated, "KEYWARD_GROUP_SETTINGS_UPDATED", "The project's settings were changed.";
     ServerInitialized, "KEYWARD_SERVER_INITIALIZED", "The server was set up.";
+    AgentAuthorityReplaced, "KEYWARD_AGENT_AUTHORITY_REPLACED", "The authority that agents trust the server by was replaced.";
+    AgentAuthorityRetired, "KEYWARD_AGENT_AUTHORITY_RETIRED", "The former authority of agents was let go.";
     SettingUpdated, "KEYWARD_SETTING_UPDATED", "A setting of the server was changed.";
 
     // Who has access.

@@ -16,7 +16,7 @@
 //!             └───────────────── Stopping ◀──────┴────StopEngine─────┘
 //! ```
 
-use crate::{Class, NodeState};
+use crate::{Class, NodeState, count::counted};
 
 /// How long a started engine may take until its encryptor says hello, unless the shell says otherwise.
 pub const HELLO_TIMEOUT_MS: u64 = 120_000;
@@ -293,7 +293,7 @@ impl Lifecycle {
         }
         match &self.keys {
             Keys::Retrying { class, attempt, .. } => {
-                format!("{} ({attempt} attempts so far)", class.text())
+                format!("{} ({} so far)", class.text(), counted(*attempt, "attempt", "attempts"))
             }
             Keys::Unlocking { .. } => "asking for the master key".to_owned(),
             Keys::Broken(text) => text.clone(),

@@ -35,6 +35,10 @@ pub struct EnrolledNode {
     /// When it was heard of last before it fell silent; `None` while it is heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_since: Option<Timestamp>,
+    /// SHA-256 of the authority of the certificate that it was given when it joined or has shown since, hexadecimal:
+    /// it trusts that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
 }
 
 /// Whether a node has fallen silent, or is heard of again; what [`EnrolledNode::silent_since`] becomes, where it

@@ -125,6 +125,9 @@ pub struct SyncRequest {
     pub have_digest: Option<String>,
     /// How long the server may hold the answer back, in seconds.
     pub wait_s: u16,
+    /// SHA-256 of [`Enrolled::authorities`] as the agent keeps them, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorities_sha256: Option<String>,
 }
 
 /// The server's answer.
@@ -137,6 +140,10 @@ pub struct SyncAnswer {
     pub digest: Option<String>,
     /// The `report` that the server has stored. Less than the agent's: it is sent again, in full.
     pub stored_report: u64,
+    /// Whether the node should renew its certificate now: the server's authority was replaced, or the one before it was
+    /// let go. A renewal gives the authorities to trust from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub renew: bool,
 }
 
 /// What the server wants of a node.
@@ -283,6 +290,9 @@ pub struct ValidationFinding {
     /// The class of the answer behind it, when it was an answer.
     #[serde(default)]
     pub class: Option<Class>,
+    /// When the vault, or Entra ID, asked to be tried again, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
 }
 
 /// What an agent sees of its node.

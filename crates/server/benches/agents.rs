@@ -334,6 +334,7 @@ impl Agent {
                 have_revision,
                 have_digest: have_digest.clone(),
                 wait_s: if stored == report { wait_s } else { 0 },
+                authorities_sha256: None,
             };
             let began = Instant::now();
             let answer: SyncAnswer = call(&mut self.sender, "/agent/v1/sync", None, &request).await?;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config,
     auth::{limit::Limits, usage::Usage},
+    certificate::{CertificateStatus, Shown},
     customer_key::CustomerKeys,
     http::rate::RateLimit,
     link::Waiting,
@@ -50,6 +51,7 @@ struct Parts {
     nonce_key: crate::auth::digest::NonceKey,
     stop: CancellationToken,
     activities: crate::jobs::Activities,
+    certificate: Shown,
 }
 
 impl App {
@@ -60,6 +62,7 @@ impl App {
         clock: Clock,
         keys: Arc<dyn CustomerKeys>,
         nonce_key: crate::auth::digest::NonceKey,
+        certificate: Shown,
     ) -> Self {
         let stop = CancellationToken::new();
         let limits = Limits::default();
@@ -78,6 +81,7 @@ impl App {
             nonce_key,
             stop,
             activities: Default::default(),
+            certificate,
         }))
     }
 
@@ -129,6 +133,11 @@ impl App {
     /// What each job did last on this server.
     pub fn activities(&self) -> &crate::jobs::Activities {
         &self.0.activities
+    }
+
+    /// The certificate that the API shows.
+    pub fn certificate(&self) -> CertificateStatus {
+        self.0.certificate.status()
     }
 
     pub(crate) fn limits(&self) -> &Limits {

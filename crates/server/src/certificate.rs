@@ -1,5 +1,7 @@
 //! The certificate of the API: the operator's, or one of an authority of the server's own.
 
+mod keeping;
+
 use std::{
     io,
     net::IpAddr,
@@ -18,11 +20,14 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
 };
 
+pub use keeping::CertificateStatus;
+pub(crate) use keeping::{Keeper, Shown};
+
 use crate::Config;
 
 /// How long the own authority is good for, days: it is in clients' trust stores.
 const AUTHORITY_DAYS: i64 = 3650;
-/// How long a certificate of it is good for, days. It is made anew at each start.
+/// How long a certificate of it is good for, days. It is made anew at each start, and before it ends.
 const CERTIFICATE_DAYS: i64 = 397;
 
 /// Why there is no certificate.
@@ -69,16 +74,8 @@ impl CertificateError {
     }
 }
 
-/// TLS of the API's listener. `hosts` are what its own certificate names.
-pub(crate) fn server_config(
-    config: &Config,
-    hosts: Vec<String>,
-    now: Timestamp,
-) -> Result<Arc<ServerConfig>, CertificateError> {
-    let (chain, key) = match (&config.tls_certificate_file, &config.tls_key_file) {
-        (Some(certificate), Some(key)) => given(certificate, key)?,
-        (Some(_), None) | (None, Some(_)) | (None, None) => made(config, hosts, now)?,
-    };
+/// TLS of the API's listener.
+fn tls((chain, key): Identity) -> Result<Arc<ServerConfig>, CertificateError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -122,8 +119,8 @@ fn given(certificate: &Path, key: &Path) -> Result<Identity, CertificateError> {
     Ok((chain, found))
 }
 
-fn made(config: &Config, hosts: Vec<String>, now: Timestamp) -> Result<Identity, CertificateError> {
-    make_authority(config, now)?;
+/// A certificate of the own authority, which is there.
+fn issue(config: &Config, hosts: Vec<String>, now: Timestamp) -> Result<Identity, CertificateError> {
     let key = KeyPair::from_pem(&String::from_utf8_lossy(&read(&authority_key_file(config))?))?;
     let issuer = Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&read(&config.ca_file())?), key)?;
     let common_name = hosts.first().cloned().unwrap_or_default();

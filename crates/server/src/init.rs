@@ -116,7 +116,7 @@ pub async fn init(config: &Config) -> Result<InitReport, InitError> {
     change.insert(&key).await?;
     change.put_secret(&secret_of(&key), pair.ha1().as_bytes()).await?;
     change.grant(&PrincipalId::ApiKey(key.id), Grant::Org(org.id, OrgRole::OrgOwner)).await?;
-    crate::link::set_up(&mut change).await?;
+    crate::link::set_up(&mut change, now).await?;
     change.put_secret(NONCE_SECRET, &zeroize::Zeroizing::new(make_bytes::<32>())[..]).await?;
     let event = NewEvent::new(EventType::ServerInitialized, Actor::Operator)
         .org(org.id)

@@ -7,6 +7,7 @@
 pub mod api;
 mod app;
 pub mod auth;
+pub mod authority;
 mod certificate;
 pub mod config;
 pub mod customer_key;
@@ -17,6 +18,7 @@ pub mod link;
 mod serve;
 
 pub use app::{App, Clock, Nudge, machine_clock};
+pub use certificate::CertificateStatus;
 pub use config::Config;
 pub use init::{InitError, InitReport, init};
 pub use serve::{Running, ServeError, ServeOptions, serve, serve_with};

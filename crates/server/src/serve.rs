@@ -11,7 +11,7 @@ use crate::{
     App, Clock, Config,
     app::{Urls, machine_clock},
     auth::{digest::NonceKey, usage},
-    certificate::{self, CertificateError},
+    certificate::{self, CertificateError, Keeper},
     customer_key::CustomerKeys,
     http::{answer, listener},
 };
@@ -120,7 +120,7 @@ pub async fn serve_with(config: Config, options: ServeOptions) -> Result<Running
     let (api, api_addr) = bind(config.api_listen).await?;
     let (agents, agent_addr) = bind(config.agent_listen).await?;
     let hosts = certificate::hosts(config.api_listen.ip(), config.public_url.as_ref());
-    let tls = certificate::server_config(&config, hosts, (options.clock)())?;
+    let certificate = Keeper::open(&config, hosts, (options.clock)())?;
     let keys = match options.keys {
         Some(keys) => keys,
         None => crate::customer_key::from_config(&config)
@@ -130,12 +130,14 @@ pub async fn serve_with(config: Config, options: ServeOptions) -> Result<Running
         api: base(config.public_url.as_ref(), api_addr),
         agents: base(config.agent_url.as_ref(), agent_addr),
     };
-    let app = App::new(store, config, urls, options.clock, keys, nonce_key);
+    let app = App::new(store, config, urls, options.clock.clone(), keys, nonce_key, certificate.shown());
     let tasks = TaskTracker::new();
     let handler = {
         let app = app.clone();
         move |peer, request| answer(app.clone(), peer, request)
     };
+    let tls = certificate.tls();
+    tasks.spawn(certificate.run(options.clock, app.stop().clone()));
     tasks.spawn(listener::run(api, tls, listener::Limits::API, app.stop().clone(), handler));
     crate::link::start(app.clone(), agents, &tasks).await.map_err(|error| ServeError::Link(error.into()))?;
     if options.jobs {

@@ -300,6 +300,12 @@ impl Document for EnrolledNode {
     }
 }
 
+// Which authority's certificate it shows is what is seen of it.
+impl ObservedDocument for EnrolledNode {
+    const FOUND: &'static [&'static str] = &["authority"];
+    const COMES_AND_GOES: bool = false;
+}
+
 impl Document for JoinToken {
     const TABLE: &'static str = "join_token";
 

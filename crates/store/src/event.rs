@@ -4,8 +4,11 @@ use std::sync::atomic::Ordering;
 
 use keyward_model::{
     Timestamp,
-    event::{Event, EventType, NewEvent},
+    cluster::Cluster,
+    event::{Actor, Event, EventType, NewEvent},
     id::{EventId, OrgId, ProjectId},
+    node::EnrolledNode,
+    project::Project,
 };
 use sqlx::AssertSqlSafe;
 
@@ -73,11 +76,36 @@ impl Tx {
         self.row(found).await?.as_ref().map(read).transpose()
     }
 
+    /// Fills in the project, cluster and organization that a new event concerns, as far as it does not say them
+    /// itself: a node has its cluster and project, a project its organization.
+    async fn place(&mut self, event: &mut NewEvent) -> Result<(), StoreError> {
+        let of_actor = if let Actor::Node { id, .. } = event.actor { Some(id) } else { None };
+        if let Some(id) = event.node.or(of_actor)
+            && (event.project.is_none() || event.cluster.is_none())
+            && let Some(node) = self.get::<EnrolledNode>(id).await?
+        {
+            let project = *event.project.get_or_insert(node.project);
+            if project == node.project
+                && event.cluster.is_none()
+                && let Some(id) = node.cluster
+            {
+                event.cluster = self.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone());
+            }
+        }
+        if event.org.is_none()
+            && let Some(id) = event.project
+        {
+            event.org = self.get::<Project>(id).await?.map(|project| project.org);
+        }
+        Ok(())
+    }
+
     pub(crate) async fn insert_event(
         &mut self,
-        event: NewEvent,
+        mut event: NewEvent,
         now: Timestamp,
     ) -> Result<Event, StoreError> {
+        self.place(&mut event).await?;
         let counter = self.store.0.events.fetch_add(1, Ordering::Relaxed);
         let event = event.stored(make_id(now, counter), now);
         if event.cluster.as_ref().is_some_and(|name| name.contains('\0')) {

@@ -1,5 +1,5 @@
-//! What tests need and no test owns: WiredTiger builds, Python environments, a PostgreSQL, a double of mongod, the
-//! programs just built, and a word for skipping.
+//! What tests need and no test owns: WiredTiger builds, Python environments, a PostgreSQL, a double of mongod, certificates,
+//! the programs just built, and a word for skipping.
 //!
 //! Everything fetched lands in one folder of the project, [`tools_dir`], pinned by hash in `python/*.txt` and
 //! `node/*/package-lock.json`. The first
@@ -10,6 +10,7 @@
 
 mod alone;
 pub mod built;
+pub mod certificates;
 pub mod mongod_double;
 pub mod node;
 pub mod postgres;

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use crate::provision::provisioned;
 use crate::python;
 
-const SOURCES: [(&str, &str); 8] = [
+const SOURCES: [(&str, &str); 9] = [
     ("access.py", include_str!("mongod_double/access.py")),
     ("commands.py", include_str!("mongod_double/commands.py")),
     ("main.py", include_str!("mongod_double/main.py")),
@@ -27,6 +27,7 @@ const SOURCES: [(&str, &str); 8] = [
     ("replica.py", include_str!("mongod_double/replica.py")),
     ("server.py", include_str!("mongod_double/server.py")),
     ("storage.py", include_str!("mongod_double/storage.py")),
+    ("tls.py", include_str!("mongod_double/tls.py")),
     ("wire.py", include_str!("mongod_double/wire.py")),
 ];
 
@@ -75,12 +76,23 @@ impl MongodDouble {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::start_on("127.0.0.1", data_path, port, arguments, environment)
+    }
+
+    /// The same on the addresses of `hosts`, 127.0.0.1 among them.
+    pub fn start_on(
+        hosts: &str,
+        data_path: &Path,
+        port: u16,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let log = log_of(data_path);
         let output = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = Command::new(program()?)
             .arg("--dbpath")
             .arg(data_path)
-            .args(["--port", &port.to_string(), "--bind_ip", "127.0.0.1", "--directoryperdb"])
+            .args(["--port", &port.to_string(), "--bind_ip", hosts, "--directoryperdb"])
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

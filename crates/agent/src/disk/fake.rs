@@ -209,6 +209,25 @@ impl FakeDisk {
         }))
     }
 
+    /// Every disk that a power cut at this moment can leave behind, each with what it did.
+    pub(crate) fn after_power_cuts(&self) -> Vec<(String, Self)> {
+        let mut out = Vec::new();
+        for contents in [Contents::Dropped, Contents::Half, Contents::Kept] {
+            for kept in 0..=self.pending_names() {
+                let torn: &[Torn] = if self.renames_at(kept) {
+                    &[Torn::No, Torn::BothNames, Torn::TargetGone]
+                } else {
+                    &[Torn::No]
+                };
+                for torn in torn.iter().copied() {
+                    let names = Names { kept, torn };
+                    out.push((format!("{contents:?} {names:?}"), self.after_power_cut(contents, names)));
+                }
+            }
+        }
+        out
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -97,24 +97,50 @@ pub(super) fn arguments(
 /// What in the engine's own settings would keep WiredTiger from reading `WIREDTIGER_CONFIG`, and with it the encryptor.
 /// Blocks: reads the configuration files that the arguments name.
 pub(super) fn ignores_environment(engine: &EngineConfig) -> Option<Finding> {
-    const SWITCH: &str = "use_environment";
     let named = engine.args.iter().zip(engine.args.iter().skip(1)).filter_map(|(option, value)| {
         ["--config", "-f"].contains(&option.as_str()).then_some(value.as_str())
     });
     let joined = engine.args.iter().filter_map(|argument| argument.strip_prefix("--config="));
-    let says = |text: &str| text.contains(SWITCH);
-    let place = if engine.args.iter().any(|argument| says(argument)) {
+    let place = if engine.args.iter().any(|argument| switches_environment_off(argument)) {
         "engine.args".to_owned()
     } else {
         // A file that cannot be read is the engine's to complain of.
-        let in_file = |path: &&str| std::fs::read_to_string(path).is_ok_and(|text| says(&text));
+        let in_file =
+            |path: &&str| std::fs::read_to_string(path).is_ok_and(|text| switches_environment_off(&text));
         named.chain(joined).find(in_file)?.to_owned()
     };
     Some(Finding {
         refuse: true,
-        text: format!("{place} sets {SWITCH}: the engine would not load the encryptor and write unencrypted"),
+        text: format!(
+            "{place} switches {SWITCH} off: the engine would not load the encryptor and write unencrypted"
+        ),
         hint: format!("take {SWITCH} out of {place}"),
     })
+}
+
+/// What lets WiredTiger read `WIREDTIGER_CONFIG`. It does unless told otherwise.
+const SWITCH: &str = "use_environment";
+
+/// Whether a text with WiredTiger's settings in it gives the switch any other value than true, which a key without a
+/// value is too. Where it stands several times, each counts: which one WiredTiger heeds is not asked.
+fn switches_environment_off(text: &str) -> bool {
+    let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(SWITCH) {
+        rest = after;
+        if before.ends_with(of_name) || after.starts_with(of_name) {
+            continue;
+        }
+        let value = after.trim_start_matches(['"', '\'', ' ', '\t']).strip_prefix(['=', ':']);
+        let Some(value) = value.map(|value| value.trim_start_matches(['"', '\'', ' ', '\t'])) else {
+            continue;
+        };
+        let end = value.find(|c| !of_name(c)).unwrap_or(value.len());
+        if !["true", "1"].contains(&&value[..end]) {
+            return true;
+        }
+    }
+    false
 }
 
 /// SecantusDB's configuration file in the state directory.
@@ -189,6 +215,37 @@ mod tests {
     }
 
     #[test]
+    fn only_what_switches_the_environment_off_is_refused() {
+        for off in [
+            "use_environment=false",
+            "use_environment=0",
+            "cache_size=1GB, use_environment = false",
+            "use_environment=true,use_environment=false",
+            "use_environment:false",
+            "\"use_environment\"=false",
+            "use_environment=\"false\"",
+            "use_environment=(true)",
+            "use_environment=",
+            "configString: 'log=(enabled),use_environment=false'",
+        ] {
+            assert!(switches_environment_off(off), "{off}");
+        }
+        for on in [
+            "",
+            "cache_size=1GB",
+            "use_environment",
+            "use_environment,cache_size=1GB",
+            "use_environment=true",
+            "use_environment = 1,cache_size=1GB",
+            "configString: 'use_environment=true'",
+            "use_environment_priv=false",
+            "do_not_use_environment=false",
+        ] {
+            assert!(!switches_environment_off(on), "{on}");
+        }
+    }
+
+    #[test]
     fn an_engine_that_would_not_read_its_environment_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let (good, bad) = (dir.path().join("good.conf"), dir.path().join("bad.conf"));
@@ -207,7 +264,7 @@ mod tests {
             assert_eq!(found(harmless), None, "{harmless:?}");
         }
         let string = ["--wiredTigerEngineConfigString", "cache_size=1GB,use_environment=false"];
-        assert!(found(&string).unwrap().text.starts_with("engine.args sets use_environment"));
+        assert!(found(&string).unwrap().text.starts_with("engine.args switches use_environment off"));
         for file in [&["-f", bad][..], &["--quiet", "--config", bad], &[&format!("--config={bad}")]] {
             let finding = found(file).unwrap();
             assert!(

@@ -4,30 +4,32 @@
 
 mod replica_set;
 
-use std::{io, path::PathBuf, time::Duration};
-
-use mongodb::{
-    Client,
-    bson::{Bson, Document, doc},
-    options::{AuthMechanism, ClientOptions, Credential, ServerAddress},
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::OnceCell;
+
+use bson::{Bson, Document, doc};
+use zeroize::Zeroizing;
 
 pub use replica_set::{Member, ReplicaSet};
 
+use super::{
+    connection::{Connection, ConnectionError, Failure, Login, Place, Seen},
+    mongod_options::MongodTls,
+};
 use crate::config::{EngineConfig, EngineKind};
 
 /// The database in which a proof writes its markers.
 pub const PROOF_DATABASE: &str = "keyward_proof";
 
-/// A connection to the engine, made at the first use.
+/// The engine, asked over a connection that is made at the first use and kept.
 #[derive(Debug, Clone)]
 pub struct Database {
     kind: EngineKind,
-    host: String,
-    port: u16,
-    user: Option<(String, PathBuf)>,
-    client: OnceCell<Client>,
+    place: Place,
+    kept: Arc<Mutex<Option<Connection>>>,
 }
 
 /// The engine did not do what it was asked.
@@ -38,8 +40,8 @@ pub enum DatabaseError {
     Command {
         /// The command.
         command: &'static str,
-        /// What the driver says.
-        source: Box<mongodb::error::Error>,
+        /// Which.
+        source: Box<Failure>,
     },
     /// The password of the agent's database user cannot be read.
     #[error("the file {} with the database password cannot be read", path.display())]
@@ -60,7 +62,7 @@ pub enum DatabaseError {
     },
     /// The primary keeps its place.
     #[error("the primary does not hand over")]
-    NoSuccessor(#[source] Box<mongodb::error::Error>),
+    NoSuccessor(#[source] Box<Failure>),
     /// It said that it hands over, and did not.
     #[error("the member is still primary after it was asked to hand over")]
     StillPrimary,
@@ -70,7 +72,7 @@ impl DatabaseError {
     /// Whether the engine itself said no, rather than nothing.
     pub fn is_answer(&self) -> bool {
         match self {
-            Self::Command { source, .. } => matches!(*source.kind, mongodb::error::ErrorKind::Command(_)),
+            Self::Command { source, .. } => matches!(**source, Failure::Refused { .. }),
             Self::NoSuccessor(_) => true,
             Self::MayNotUnlock | Self::Password { .. } | Self::Unclear { .. } | Self::StillPrimary => false,
         }
@@ -81,20 +83,19 @@ impl DatabaseError {
         /// `IllegalOperation`: `fsyncUnlock` where nothing is locked.
         const NOT_LOCKED: i32 = 20;
         let Self::Command { source, .. } = self else { return false };
-        matches!(&*source.kind, mongodb::error::ErrorKind::Command(said) if said.code == NOT_LOCKED)
+        matches!(**source, Failure::Refused { code: NOT_LOCKED, .. })
     }
 
     /// What to do next.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Command { source, .. } => {
-                if matches!(*source.kind, mongodb::error::ErrorKind::Authentication { .. }) {
-                    "check engine.database_user and engine.database_password_file"
-                } else {
+    pub fn hint(&self) -> String {
+        let text = match self {
+            Self::Command { source, .. } => match &**source {
+                Failure::Connection(error) => return error.hint(),
+                Failure::Refused { .. } => {
                     "check that the engine runs and listens on engine.host and engine.port; where it has users, \
                      give the agent one: docs/guides/mongod-user.md"
                 }
-            }
+            },
             Self::Password { .. } => "check engine.database_password_file",
             Self::MayNotUnlock => "give it `unlock` on the cluster: docs/guides/mongod-user.md",
             Self::Unclear { .. } => "check that it was started with --replSet and that the set was initiated",
@@ -103,20 +104,36 @@ impl DatabaseError {
                  rs.status(); where the database has users, the agent's needs replSetStateChange: \
                  docs/guides/mongod-user.md"
             }
-        }
+        };
+        text.to_owned()
     }
 }
 
 impl Database {
     /// For the engine of `config`; connects to nothing yet.
     pub fn new(config: &EngineConfig) -> Self {
-        Self {
-            kind: config.kind,
+        Self::of_running(config, MongodTls::default())
+    }
+
+    /// For one that runs already, started with the options `running`: where the agent's file leaves open how TLS is
+    /// spoken with it, they say so.
+    pub(super) fn of_running(config: &EngineConfig, running: MongodTls) -> Self {
+        let place = Place {
             host: reachable(&config.host),
             port: config.port,
-            user: config.database_user.clone().zip(config.database_password_file.clone()),
-            client: OnceCell::new(),
-        }
+            own: true,
+            engine: Arc::new(config.clone()),
+            running: Arc::new(running),
+        };
+        Self { kind: config.kind, place, kept: Arc::default() }
+    }
+
+    /// Connects anew, and logs in nowhere: what is shown to whoever does.
+    ///
+    /// # Errors
+    /// It does not answer, or what it shows is not trusted.
+    pub async fn look(&self) -> Result<Seen, ConnectionError> {
+        Connection::open(&self.place).await.map(|(_, seen)| seen)
     }
 
     /// The kind of engine.
@@ -244,41 +261,46 @@ impl Database {
         command: Document,
     ) -> Result<Document, DatabaseError> {
         let failed = |source| DatabaseError::Command { command: name, source: Box::new(source) };
-        self.client().await?.database(database).run_command(command).await.map_err(failed)
-    }
-
-    async fn client(&self) -> Result<&Client, DatabaseError> {
-        self.client
-            .get_or_try_init(|| async {
-                let failed = |source| DatabaseError::Command { command: "hello", source: Box::new(source) };
-                Client::with_options(self.options().await?).map_err(failed)
-            })
-            .await
-    }
-
-    async fn options(&self) -> Result<ClientOptions, DatabaseError> {
-        let address = ServerAddress::Tcp { host: self.host.clone(), port: Some(self.port) };
-        let mut options = ClientOptions::builder()
-            .hosts(vec![address])
-            .app_name("keyward".to_owned())
-            .direct_connection(true)
-            .server_selection_timeout(Duration::from_secs(5))
-            .connect_timeout(Duration::from_secs(5))
-            .build();
-        if let Some((user, path)) = &self.user {
-            let password = tokio::fs::read_to_string(path)
-                .await
-                .map_err(|source| DatabaseError::Password { path: path.clone(), source })?;
-            options.credential = Some(
-                Credential::builder()
-                    .username(user.clone())
-                    .password(password.trim_end_matches(['\r', '\n']).to_owned())
-                    .source("admin".to_owned())
-                    .mechanism(AuthMechanism::ScramSha256)
-                    .build(),
-            );
+        let kept = self.kept().take().filter(Connection::is_idle);
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => {
+                let login = self.login().await?;
+                let connected = async {
+                    let (mut connection, _) = Connection::open(&self.place).await?;
+                    if let Some(login) = login {
+                        connection.log_in(&login).await?;
+                    }
+                    Ok::<_, Failure>(connection)
+                };
+                connected.await.map_err(failed)?
+            }
+        };
+        let answer = connection.run(database, command).await;
+        // A request that nobody waits for any more takes its connection with it: the answer would be that of the next.
+        if !matches!(answer, Err(Failure::Connection(_))) {
+            *self.kept() = Some(connection);
         }
-        Ok(options)
+        answer.map_err(failed)
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn login(&self) -> Result<Option<Login>, DatabaseError> {
+        let engine = &self.place.engine;
+        if engine.tls.as_ref().is_some_and(|tls| tls.log_in_with_certificate) {
+            return Ok(Some(Login::Certificate));
+        }
+        let (Some(user), Some(path)) = (&engine.database_user, &engine.database_password_file) else {
+            return Ok(None);
+        };
+        let read = tokio::fs::read_to_string(path).await;
+        let read = read.map_err(|source| DatabaseError::Password { path: path.clone(), source })?;
+        let read = Zeroizing::new(read);
+        let password = Zeroizing::new(read.trim_end_matches(['\r', '\n']).to_owned());
+        Ok(Some(Login::Password { user: user.clone(), password }))
     }
 }
 

@@ -57,6 +57,11 @@ pub(super) fn opener(data_path: &Path, port: u16) -> Option<(u32, bool)> {
     Some((pid, listens))
 }
 
+/// Whether anybody listens on `port`.
+pub(super) fn is_listened_to(port: u16) -> bool {
+    !listening(port).is_empty()
+}
+
 /// The files that a running database has open in its data path.
 fn locks(data_path: &Path) -> HashSet<(u64, u64)> {
     ["WiredTiger.lock", "mongod.lock"]

@@ -9,6 +9,7 @@ use super::{
     EngineError, OperatorsProcess,
     database::{Database, ReplicaSet},
     foreign,
+    mongod_options::{self, MongodTls},
     process::Handle,
 };
 use crate::config::Config;
@@ -16,6 +17,7 @@ use crate::config::Config;
 struct Operators {
     handle: Handle,
     database: Database,
+    tls: MongodTls,
 }
 
 /// The process that has the data path of `config` open. It must be the one that listens on the port as well:
@@ -38,13 +40,20 @@ pub(super) async fn find(config: &Config) -> Result<Option<Arc<dyn OperatorsProc
     if look().await? != Some((pid, true)) {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Operators { handle, database: Database::new(&config.engine) })))
+    let read = tokio::task::spawn_blocking(move || mongod_options::of_process(pid)).await;
+    let tls = read.map_err(|_| EngineError::Ended)?;
+    let database = Database::of_running(&config.engine, tls.clone());
+    Ok(Some(Arc::new(Operators { handle, database, tls })))
 }
 
 #[async_trait]
 impl OperatorsProcess for Operators {
     fn pid(&self) -> u32 {
         self.handle.record().pid
+    }
+
+    fn tls(&self) -> MongodTls {
+        self.tls.clone()
     }
 
     async fn version(&self) -> Result<String, EngineError> {

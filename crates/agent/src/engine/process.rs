@@ -8,10 +8,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            fs::OpenOptionsExt,
-            process::{CommandExt, ExitStatusExt},
-        },
+        unix::process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -29,6 +26,7 @@ use tokio::{
 };
 
 use super::{EngineError, EngineRecord, Exit, identity::Identity, log_tail};
+use crate::folder::Folder;
 
 /// What to run, complete: nothing of the agent's own environment is passed on beyond `environment`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,12 +274,15 @@ fn reap(pidfd: &OwnedFd) -> Option<ExitStatus> {
     Some(ExitStatus::from_raw(raw))
 }
 
+/// Never through a link: the folder may be the engine's user's, and what the engine says would be added to any file.
 fn open_log(path: &Path) -> Result<fs::File, EngineError> {
     let failed = |source| EngineError::Log { path: path.to_owned(), source };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(failed)
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed(io::ErrorKind::InvalidFilename.into()));
+    };
+    fs::create_dir_all(parent).map_err(failed)?;
+    let opened = Folder::open(parent).and_then(|folder| folder.append_to(name));
+    opened.map_err(|error| failed(error.into()))
 }
 
 #[expect(unsafe_code, reason = "tokio has no safe constructor")]
@@ -309,6 +310,29 @@ fn detach(command: &mut Command) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_neither_written_nor_shown_through_a_link() {
+        use std::io::Write as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (log, other) = (dir.path().join("new/engine.log"), dir.path().join("other"));
+        open_log(&log).unwrap().write_all(b"one\n").unwrap();
+        open_log(&log).unwrap().write_all(b"two\n").unwrap();
+        assert_eq!(log_tail(&log, 0), "one | two");
+        assert_eq!(log_tail(&log, 4), "two");
+        fs::write(&other, "secret").unwrap();
+        fs::remove_file(&log).unwrap();
+        std::os::unix::fs::symlink(&other, &log).unwrap();
+        let error = open_log(&log).unwrap_err();
+        assert!(crate::node::chain(&error).contains("is a link that the agent does not follow"), "{error:?}");
+        assert_eq!(log_tail(&log, 0), "");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "secret");
+        // Nobody reads from the pipe: whoever opened it as a log would wait for ever.
+        fs::remove_file(&log).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &log, rustix::fs::Mode::RUSR).unwrap();
+        assert!(open_log(&log).is_err());
+        assert_eq!(log_tail(&log, 0), "");
+    }
 
     fn shell(dir: &Path, script: &str) -> Invocation {
         Invocation {

@@ -8,7 +8,7 @@ use keyward_keys::{KeyId, MasterKey, NodeId, assignment::Assignment};
 
 use super::{
     Keyring, KeyringError,
-    doubles::{NOW, TableVault, all_keys, identifier, keyring, start},
+    doubles::{NOW, TableVault, all_keys, identifier, is_probeable, keyring, start},
 };
 use crate::disk::fake::{Contents, FakeDisk, Hiccup, Names, Torn};
 
@@ -75,25 +75,6 @@ const OPERATIONS: [(&str, Operation); 8] = [
     ("rotate, rewrap, rotate", rotate_then_rewrap_then_rotate),
 ];
 
-/// Every disk that a power cut at this moment can leave behind.
-fn after_power_cuts(disk: &FakeDisk) -> Vec<(String, FakeDisk)> {
-    let mut out = Vec::new();
-    for contents in [Contents::Dropped, Contents::Half, Contents::Kept] {
-        for kept in 0..=disk.pending_names() {
-            let torn: &[Torn] = if disk.renames_at(kept) {
-                &[Torn::No, Torn::BothNames, Torn::TargetGone]
-            } else {
-                &[Torn::No]
-            };
-            for torn in torn.iter().copied() {
-                let names = Names { kept, torn };
-                out.push((format!("{contents:?} {names:?}"), disk.after_power_cut(contents, names)));
-            }
-        }
-    }
-    out
-}
-
 fn assert_nothing_lost(had: &BTreeMap<KeyId, [u8; 32]>, now: &BTreeMap<KeyId, [u8; 32]>, what: &str) {
     for (id, key) in had {
         assert_eq!(now.get(id), Some(key), "{what}: key {id} is lost or another");
@@ -120,9 +101,10 @@ fn no_power_cut_in_an_operation_loses_a_key() {
             let outcome = operation(&ring, &vault);
             // What memory holds never runs ahead of the disk: nothing but durable keys was ever given out.
             let given_out = if ring.view().unwrap().held { all_keys(&ring) } else { had.clone() };
-            for (cut, left) in after_power_cuts(&disk) {
+            for (cut, left) in disk.after_power_cuts() {
                 let what = format!("{name}, power cut after {operations} operations, {cut}");
                 let left = Arc::new(left);
+                assert_eq!(is_probeable(&left), Some(Ok(())), "{what}");
                 let ring = keyring(&left);
                 if let Err(error) = start(&ring, &vault, true) {
                     panic!("{what}: {}; files: {:?}", crate::node::chain(&error), left.files().keys());
@@ -182,6 +164,7 @@ fn a_disk_that_fails_once_leaves_a_keyring_that_goes_on() {
                 let view = ring.view().unwrap();
                 assert!(view.generation >= before.generation && view.held, "{what}");
                 assert!(view.wraps.iter().any(|wrap| Some(&wrap.key_identifier) == view.primary.as_ref()));
+                assert_eq!(is_probeable(&disk), Some(Ok(())), "{what}");
                 let ring = keyring(&disk);
                 start(&ring, &vault, true).unwrap();
                 assert_nothing_lost(&now, &all_keys(&ring), &what);
@@ -199,9 +182,15 @@ fn no_power_cut_while_a_node_is_made_keeps_it_from_being_made() {
         let ring = keyring(&disk);
         let outcome = start(&ring, &vault, false);
         let made = ring.view().map(|_| all_keys(&ring));
-        for (cut, left) in after_power_cuts(&disk) {
+        for (cut, left) in disk.after_power_cuts() {
             let what = format!("power cut after {operations} operations, {cut}");
-            let ring = keyring(&Arc::new(left));
+            let left = Arc::new(left);
+            assert!(
+                is_probeable(&left).is_none_or(|found| found.is_ok()),
+                "{what}: {:?}",
+                is_probeable(&left)
+            );
+            let ring = keyring(&left);
             start(&ring, &vault, false)
                 .unwrap_or_else(|error| panic!("{what}: {}", crate::node::chain(&error)));
             if let (Ok(()), Some(made)) = (&outcome, &made) {
@@ -241,13 +230,13 @@ fn no_power_cut_in_the_recovery_from_a_power_cut_loses_a_key() {
         start(&ring, &vault, true).unwrap();
         disk.lose_power_after(first);
         let _ = rotate(&ring, &vault);
-        for (first_cut, left) in after_power_cuts(&disk) {
+        for (first_cut, left) in disk.after_power_cuts() {
             for second in 0.. {
                 let left = Arc::new(left.clone());
                 left.lose_power_after(second);
                 let ring = keyring(&left);
                 let _ = start(&ring, &vault, true);
-                for (second_cut, left) in after_power_cuts(&left) {
+                for (second_cut, left) in left.after_power_cuts() {
                     let what = format!("cuts after {first} ({first_cut}) and {second} ({second_cut})");
                     let ring = keyring(&Arc::new(left));
                     start(&ring, &vault, true)
@@ -282,14 +271,14 @@ fn no_power_cut_in_a_restore_starts_from_the_wrong_keystore() {
         let wrap = vault.verified("9", &new);
         let image =
             opened.adopt_as_new_node(node_id, &new, vec![wrap.clone()], ring.seen_generation()?, NOW.0)?;
-        ring.install(node_id, &image, new, wrap)
+        ring.install(&image, new, wrap)
     };
     for operations in 0.. {
         let disk = Arc::new(FakeDisk::default());
         disk.lose_power_after(operations);
         let ring = keyring(&disk);
         let outcome = restore(&ring);
-        for (cut, left) in after_power_cuts(&disk) {
+        for (cut, left) in disk.after_power_cuts() {
             let what = format!("power cut after {operations} operations, {cut}");
             let left = Arc::new(left);
             // The data is there already: either the keystore is this node's own, or the start is refused.

@@ -17,6 +17,7 @@ use keyward_model::Timestamp;
 
 use super::{Keyring, KeyringError};
 use crate::{
+    canaries::{Canaries, Canary},
     disk::{Disk, fake::FakeDisk},
     keystore::KeystoreFile,
     memory::Memory,
@@ -45,7 +46,7 @@ impl TableVault {
             algorithm: "RSA-OAEP-256".to_owned(),
             ciphertext,
             created_at: NOW.0,
-            canary: CanaryWrap { ciphertext: vec![1; 256], sha256: [2; 32] },
+            canary: CanaryWrap { ciphertext: vec![number as u8; 256], sha256: [2; 32] },
         }
     }
 
@@ -93,6 +94,24 @@ pub(crate) fn start(keyring: &Keyring, vault: &TableVault, has_data: bool) -> Re
             keyring.open(&mut vault.unwrap(wrap), &wrap.key_identifier, NOW)
         }
     }
+}
+
+/// What the copy of the canaries must do for the keystore on this disk, as an agent finds it: name every
+/// customer key that it may be under. `None`: there is no keystore of this node yet.
+pub(crate) fn is_probeable(disk: &FakeDisk) -> Option<Result<(), String>> {
+    // Looking mends what a power cut left half done: not on the disk itself.
+    let disk = Arc::new(disk.clone());
+    let ring = keyring(&disk);
+    ring.load(true).ok()?;
+    let view = ring.view()?;
+    let memory = Memory::open(&state_dir(), disk as Arc<dyn Disk>).unwrap();
+    Some(match Canaries::believed(&memory) {
+        Err(error) => Err(crate::node::chain(&error)),
+        Ok(copy) => match view.wraps.iter().map(Canary::of).find(|own| !copy.canaries().contains(own)) {
+            Some(missing) => Err(format!("{} is missing in {copy:?}", missing.key_identifier)),
+            None => Ok(()),
+        },
+    })
 }
 
 /// Every database key, spares included, with its bytes.

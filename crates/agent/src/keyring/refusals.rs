@@ -338,7 +338,7 @@ fn a_restore_keeps_the_keystore_that_it_replaces() {
         let seen = ring.seen_generation().unwrap();
         let node_id = SealedKeystore::parse(&whole).unwrap().node_id();
         let image = opened.adopt_as_new_node(node_id, &new, vec![wrap.clone()], seen, NOW.0).unwrap();
-        ring.install(node_id, &image, new, wrap).unwrap();
+        ring.install(&image, new, wrap).unwrap();
         let kept = node.disk.read(&main_file().with_file_name("keystore.replaced-1")).unwrap();
         assert_eq!(kept, whole);
     }

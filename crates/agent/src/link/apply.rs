@@ -377,6 +377,7 @@ async fn validate(link: &Link, validation: &Validation) -> Validated {
                 text: chain(&error),
                 hint: error.hint(),
                 class: None,
+                retry_after_s: None,
             };
             return Validated { id: validation.id.clone(), findings: vec![finding] };
         }
@@ -392,6 +393,7 @@ async fn validate(link: &Link, validation: &Validation) -> Validated {
         outage: finding.class.is_some_and(|class| class.weight() == Weight::Neutral),
         text: finding.text,
         hint: finding.hint,
+        retry_after_s: finding.about.retry_after_s(),
         // What the key's own properties say has the word that a refusal of its use would have.
         class: finding
             .class

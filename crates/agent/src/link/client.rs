@@ -37,6 +37,14 @@ pub enum CallError {
         /// Why.
         reason: String,
     },
+    /// Who answers is not under an authority that this node trusts.
+    #[error("{url} is not under the authority that this node knows: {reason}")]
+    UnknownAuthority {
+        /// The server.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// Something else than an answer came.
     #[error("{url} answered something that cannot be read: {reason}")]
     Unreadable {
@@ -66,6 +74,10 @@ impl CallError {
                 "check the address, the network and both hosts' clocks; the node works on meanwhile"
                     .to_owned()
             }
+            Self::UnknownAuthority { .. } => "its authority was replaced while this node was away, or somebody else \
+                                              answers there: make a token on the server you mean, then keyward node \
+                                              join --token T"
+                .to_owned(),
             Self::Unreadable { .. } => "check that the address is the server's for agents".to_owned(),
             Self::Refused { refusal, .. } => refusal.hint.clone(),
         }
@@ -77,6 +89,8 @@ impl CallError {
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
+    /// SHA-256 of the authorities that it trusts, as they are kept.
+    authorities_sha256: Option<String>,
 }
 
 impl Client {
@@ -113,7 +127,13 @@ impl Client {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain.map_err(setup)?, key)
             .map_err(setup)?;
-        Self::new(base, tls)
+        let client = Self::new(base, tls)?;
+        Ok(Self { authorities_sha256: Some(sha256(authorities.as_bytes())), ..client })
+    }
+
+    /// SHA-256 of the authorities that it trusts, as they are kept.
+    pub(super) fn authorities_sha256(&self) -> Option<String> {
+        self.authorities_sha256.clone()
     }
 
     fn new(base: &Url, tls: rustls::ClientConfig) -> Result<Self, CallError> {
@@ -129,7 +149,7 @@ impl Client {
             .tls_backend_preconfigured(tls)
             .build()
             .map_err(setup)?;
-        Ok(Self { http, base: base.clone() })
+        Ok(Self { http, base: base.clone(), authorities_sha256: None })
     }
 
     pub(super) async fn enrol(&self, secret: &str, body: &Enrolment) -> Result<Enrolled, CallError> {
@@ -166,8 +186,15 @@ impl Client {
             None => request,
         };
         let exchange = async {
-            let mut response =
-                request.send().await.map_err(|error| no_answer(chain(&error.without_url())))?;
+            let mut response = request.send().await.map_err(|error| {
+                let unknown = unknown_authority(&error);
+                let reason = chain(&error.without_url());
+                if unknown {
+                    CallError::UnknownAuthority { url: url.clone(), reason }
+                } else {
+                    no_answer(reason)
+                }
+            })?;
             let status = response.status();
             let mut bytes = Vec::new();
             while let Some(chunk) =
@@ -193,11 +220,26 @@ impl Client {
     }
 }
 
-/// The certificate of `authorities` (PEM) that has this digest, as PEM text of its own.
-pub(super) fn pick_authority(authorities: &str, ca_sha256: &str) -> Option<String> {
-    authorities.split_inclusive("-----END CERTIFICATE-----").find_map(|part| {
-        let certificate = CertificateDer::from_pem_slice(part.as_bytes()).ok()?;
-        (sha256(&certificate) == ca_sha256).then(|| format!("{}\n", part.trim()))
+/// Whether one of `authorities` (PEM) has this digest.
+pub(super) fn names_authority(authorities: &str, ca_sha256: &str) -> bool {
+    CertificateDer::pem_slice_iter(authorities.as_bytes())
+        .flatten()
+        .any(|certificate| sha256(&certificate) == ca_sha256)
+}
+
+/// Whether the server stands under an authority that the node does not know.
+fn unknown_authority(error: &reqwest::Error) -> bool {
+    let chain = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| match error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+    {
+        Some(inside) => Some(inside as &(dyn std::error::Error + 'static)),
+        None => error.source(),
+    });
+    chain.filter_map(|error| error.downcast_ref::<rustls::Error>()).any(|error| {
+        // Another authority of the same name shows as a bad signature.
+        let unknown = [CertificateError::UnknownIssuer, CertificateError::BadSignature];
+        matches!(error, rustls::Error::InvalidCertificate(why) if unknown.contains(why))
     })
 }
 

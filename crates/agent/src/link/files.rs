@@ -169,15 +169,16 @@ impl LinkFiles {
         self.memory.remove("join-key.pem")
     }
 
-    /// Forgets the server and what it wished. What is in use stays: the customer key is reached by it. Cut off
-    /// anywhere, the node either still has its server, with nothing accepted, or has none.
+    /// Forgets the server and what it wished; for good when it returns. What is in use stays: the customer
+    /// key is reached by it. Cut off anywhere, the node either still has its server, with nothing accepted,
+    /// or has none, and then nothing of what was approved for it.
     pub(super) fn forget_server(&self) -> Result<(), MemoryError> {
         for name in
-            ["desired.json", "link.json", "approved.json", "cert.pem", "key.pem", "ca.pem", "join-key.pem"]
+            ["desired.json", "approved.json", "link.json", "cert.pem", "key.pem", "ca.pem", "join-key.pem"]
         {
             self.memory.remove(name)?;
         }
-        Ok(())
+        self.memory.sync()
     }
 
     /// Makes the file for a client secret, named by its content, and gives its path.

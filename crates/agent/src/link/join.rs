@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Link, LinkError,
-    client::{Client, pick_authority},
+    client::{Client, names_authority},
     files::Joined,
 };
 use crate::node::NodeError;
@@ -37,7 +37,12 @@ impl Link {
         let token: JoinText = token.parse().map_err(LinkError::from)?;
         let files = &self.0.files;
         let before = self.state().joined.clone();
-        let same_server = before.as_ref().is_some_and(|joined| joined.ca_sha256 == token.ca_sha256);
+        // Its authority may have been replaced since this node joined.
+        let trusted = files.authorities().map_err(LinkError::from)?;
+        let same_server = before.as_ref().is_some_and(|joined| {
+            joined.ca_sha256 == token.ca_sha256
+                || trusted.as_ref().is_some_and(|trusted| names_authority(trusted, &token.ca_sha256))
+        });
         let key = match files.join_key().map_err(LinkError::from)? {
             Some(key) => key,
             None => {
@@ -50,8 +55,10 @@ impl Link {
         let node_id = NodeId(uuid::Uuid::from_bytes(*self.0.node.node_id().await?.as_bytes()));
         let request = self.enrolment(node_id, &key)?;
         let enrolled = client.enrol(&token.secret, &request).await.map_err(LinkError::from)?;
-        let authority =
-            pick_authority(&enrolled.authorities, &token.ca_sha256).ok_or(LinkError::OtherAuthority)?;
+        // All of them: the answer came over a connection under the one that the token names.
+        if !names_authority(&enrolled.authorities, &token.ca_sha256) {
+            return Err(LinkError::OtherAuthority.into());
+        }
         let joined = Joined {
             node_id,
             url: token.url.clone(),
@@ -61,7 +68,7 @@ impl Link {
             reserved_reports: before.filter(|_| same_server).map_or(0, |joined| joined.reserved_reports),
         };
         let keeping = self.keep();
-        files.set_certificate(&enrolled.certificate, &authority).map_err(LinkError::from)?;
+        files.set_certificate(&enrolled.certificate, &enrolled.authorities).map_err(LinkError::from)?;
         files.finish_join(&key, &joined, same_server).map_err(LinkError::from)?;
         let report = JoinedServer {
             server: joined.url.origin().ascii_serialization(),

@@ -97,7 +97,7 @@ impl Link {
         }
     }
 
-    fn forget(&self) -> Result<(), crate::memory::MemoryError> {
+    pub(super) fn forget(&self) -> Result<(), crate::memory::MemoryError> {
         let _keeping = self.keep();
         let applied = Applied { run: DesiredRun::Unmanaged, ..self.state().applied.clone() };
         self.0.files.set_applied(&applied)?;

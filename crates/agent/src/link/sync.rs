@@ -29,6 +29,10 @@ const GATHER: Duration = Duration::from_millis(300);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// A report whose evidence has grown older than this is told anew although nothing else changed.
 const EVIDENCE_AGE: Duration = Duration::from_secs(900);
+/// Whatever the server asks for, a certificate is not renewed twice within this time.
+const RENEWED_AGAIN: Duration = Duration::from_secs(10);
+/// The pause while such a wish is put off.
+const PUT_OFF: Duration = Duration::from_secs(5);
 /// Report numbers written down at once: one write of the disk for so many reports.
 const RESERVED: u64 = 256;
 
@@ -79,7 +83,7 @@ async fn talk(
     loop {
         changes.mark_unchanged();
         let began = Instant::now();
-        let request = reporter.request(link, std::mem::replace(&mut wait_s, WAIT_S))?;
+        let request = reporter.request(link, &client, std::mem::replace(&mut wait_s, WAIT_S))?;
         let poll = client.sync(&request);
         tokio::pin!(poll);
         let answer = loop {
@@ -95,19 +99,24 @@ async fn talk(
                     if reporter.look(link)? {
                         // Told beside the call that waits. What is desired comes by that one alone: two calls may
                         // be answered in either order.
-                        let request = reporter.request(link, 0)?;
+                        let request = reporter.request(link, &client, 0)?;
                         let answer = client.sync(&request).await;
-                        hear(link, &client, reporter, answer).await?;
+                        if hear(link, &client, reporter, answer).await?.0 == Renewal::Done {
+                            return Ok(());
+                        }
                     }
                 }
             }
         };
-        let (renewed, desired) = hear(link, &client, reporter, answer).await?;
+        let (renewal, desired) = hear(link, &client, reporter, answer).await?;
         if let Some(desired) = desired {
             link.take(desired)?;
         }
-        if renewed {
-            return Ok(());
+        match renewal {
+            Renewal::NotAsked => {}
+            Renewal::Done => return Ok(()),
+            // The server goes on asking, and answers at once.
+            Renewal::PutOff => tokio::time::sleep(PUT_OFF).await,
         }
         *failures = 0;
         if let Some(rest) = SHORTEST_PAUSE.checked_sub(began.elapsed()) {
@@ -121,13 +130,21 @@ async fn talk(
     }
 }
 
+/// What came of the server's wish for a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    NotAsked,
+    Done,
+    PutOff,
+}
+
 /// Takes an answer in; gives whether the certificate was renewed over it, and what is desired.
 async fn hear(
     link: &Link,
     client: &Client,
     reporter: &mut Reporter,
     answer: Result<SyncAnswer, CallError>,
-) -> Result<(bool, Option<Accepted>), NodeError> {
+) -> Result<(Renewal, Option<Accepted>), NodeError> {
     match answer {
         Ok(answer) => {
             reporter.stored = answer.stored_report;
@@ -142,12 +159,31 @@ async fn hear(
                 let seen = Seen { revision: desired.revision, digest };
                 Accepted { seen, desired, done: false }
             });
-            Ok((false, desired))
+            let renewal = match answer.renew {
+                true => renew_on_request(link, client, reporter).await,
+                false => Renewal::NotAsked,
+            };
+            Ok((renewal, desired))
         }
         Err(CallError::Refused { refusal, .. }) if refusal.code == AgentRefusalCode::CertificateExpired => {
-            link.renew(client).await.map(|()| (true, None))
+            link.renew(client).await.map(|()| (Renewal::Done, None))
         }
         Err(error) => Err(LinkError::Call(error).into()),
+    }
+}
+
+/// Renews because the server asks for it. Where that does not work, the certificate that there is still does.
+async fn renew_on_request(link: &Link, client: &Client, reporter: &mut Reporter) -> Renewal {
+    if reporter.renewed.is_some_and(|at| at.elapsed() < RENEWED_AGAIN) {
+        return Renewal::PutOff;
+    }
+    reporter.renewed = Some(Instant::now());
+    match link.renew(client).await {
+        Ok(()) => Renewal::Done,
+        Err(error) => {
+            tracing::warn!("the certificate was not renewed when the server asked for it: {}", chain(&error));
+            Renewal::PutOff
+        }
     }
 }
 
@@ -211,6 +247,8 @@ struct Reporter {
     stored: u64,
     /// The last reserved number.
     reserved: u64,
+    /// When the server last had a certificate renewed.
+    renewed: Option<Instant>,
 }
 
 impl Reporter {
@@ -244,7 +282,7 @@ impl Reporter {
         if self.stored > own { self.stored } else { 0 }
     }
 
-    fn request(&mut self, link: &Link, wait_s: u16) -> Result<SyncRequest, NodeError> {
+    fn request(&mut self, link: &Link, client: &Client, wait_s: u16) -> Result<SyncRequest, NodeError> {
         self.look(link)?;
         let newest = self.newest.as_ref().map(|(observed, _)| observed);
         let report = newest.map_or(0, |observed| observed.report);
@@ -257,6 +295,7 @@ impl Reporter {
             have_revision: have.map_or(0, |have| have.seen.revision),
             have_digest: have.map(|have| have.seen.digest.clone()),
             wait_s,
+            authorities_sha256: client.authorities_sha256(),
         })
     }
 }

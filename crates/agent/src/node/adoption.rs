@@ -227,7 +227,7 @@ async fn adopted(node: &NodeHandle) -> Adopted {
             let version = match tokio::time::timeout(ANSWER, asked).await {
                 Ok((version, replica_state)) => {
                     adopted.replica_state = replica_state;
-                    version.map_err(|error| chain(&error))
+                    version.map_err(|error| format!("{} (hint: {})", chain(&error), error.hint()))
                 }
                 Err(_) => Err(format!("it does not answer within {} s", ANSWER.as_secs())),
             };

@@ -32,6 +32,8 @@ pub(crate) struct TableService {
     wrapped: Mutex<BTreeMap<Vec<u8>, Wrapped>>,
     /// What every call answers; `None` works.
     answer: Mutex<Option<Class>>,
+    /// Customer keys that answer something of their own.
+    answers_of: Mutex<BTreeMap<String, Class>>,
     /// Calls that may still succeed.
     calls_left: Mutex<Option<usize>>,
     pub(crate) unwraps: AtomicUsize,
@@ -41,6 +43,11 @@ pub(crate) struct TableService {
 impl TableService {
     pub(crate) fn set(&self, answer: Option<Class>) {
         *self.answer.lock().unwrap() = answer;
+    }
+
+    /// From now on this customer key answers so, whatever the others do.
+    pub(crate) fn set_key(&self, key: &str, answer: Class) {
+        self.answers_of.lock().unwrap().insert(key.to_owned(), answer);
     }
 
     /// Lets `calls` more through, then nobody answers.
@@ -58,7 +65,8 @@ impl TableService {
         if let Some(left) = &mut *self.calls_left.lock().unwrap() {
             *left = left.checked_sub(1).ok_or_else(|| error(Class::TimedOut))?;
         }
-        self.answer.lock().unwrap().map_or(Ok(()), |class| Err(error(class)))
+        let own = self.answers_of.lock().unwrap().get(&key.to_string()).copied();
+        own.or(*self.answer.lock().unwrap()).map_or(Ok(()), |class| Err(error(class)))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use keyward_model::{Class, NodeState, Verdict};
+use keyward_keys::keystore::MasterKeyWrap;
+use keyward_model::{Class, Evidence, NodeState, Verdict};
 use tokio_util::sync::CancellationToken;
 
-use super::{NodeHandle, chain, in_use};
+use super::{KeyAccess, NodeHandle, chain, in_use};
 use crate::{
+    canaries::{self, Canaries, Canary},
     keystore::{Found, KeystoreFileError},
     wrap,
 };
@@ -83,32 +85,75 @@ fn interval(node: &NodeHandle) -> Duration {
 impl NodeHandle {
     /// Probes the customer key once, now.
     pub(crate) async fn probe(&self) {
-        let evidence = match self.0.keyring.view() {
-            Some(view) => {
-                let access = self.access();
-                let seen = wrap::probe(&*access.service, &view.wraps, view.primary.as_deref()).await;
-                // A stopped node may be opened by the key that it is to move to.
-                match seen {
-                    Some(seen) if seen.class != Class::Success && !view.held => {
-                        Some(wrap::probe_next(&access, &view.wraps).await.unwrap_or(seen))
-                    }
-                    seen => seen,
-                }
+        let access = self.access();
+        let copy = self.copied_canaries();
+        let evidence = match (copy, self.0.keyring.view()) {
+            (Some(copy), _) => probe_sealed(&access, copy.canaries()).await,
+            (None, Some(view)) if view.held => {
+                let relied_on = |wrap: &&MasterKeyWrap| {
+                    view.primary.as_ref().is_none_or(|primary| *primary == wrap.key_identifier)
+                };
+                let canaries: Vec<Canary> = view.wraps.iter().filter(relied_on).map(Canary::of).collect();
+                wrap::probe(&access, &canaries).await
+            }
+            (None, Some(view)) => {
+                let canaries: Vec<Canary> = view.wraps.iter().map(Canary::of).collect();
+                probe_sealed(&access, &canaries).await
             }
             // A new node that was refused has no canary yet.
-            None if self.shared().state == NodeState::StoppedRevoked => {
-                let access = self.access();
-                match &access.key {
-                    Some(key) => Some(wrap::look(&*access.service, key, self.0.clock.now()).await),
-                    None => None,
-                }
-            }
-            None => None,
+            (None, None) if self.shared().state == NodeState::StoppedRevoked => match &access.key {
+                Some(key) => Some(wrap::look(&*access.service, key, self.0.clock.now()).await),
+                None => None,
+            },
+            (None, None) => None,
         };
         if let Some(evidence) = evidence {
             self.note_evidence(evidence);
         }
     }
+
+    /// What to probe with beside a database that runs on keys whose keystore cannot be opened, and until the
+    /// customer key that stopped it for that answers again. Status tells of it.
+    fn copied_canaries(&self) -> Option<Canaries> {
+        let held = self.0.keyring.view().map(|view| view.held);
+        let (runs, needed) = {
+            let shared = self.shared();
+            let runs = shared.process.is_some();
+            let stopped_by_it = shared.state == NodeState::StoppedRevoked;
+            (runs, shared.keystore_unusable && held != Some(true) && (runs || stopped_by_it))
+        };
+        let found = needed.then(|| Canaries::believed(&self.0.memory));
+        let file = canaries::path(&self.config().state_dir);
+        let told = match &found {
+            Some(Ok(_)) => Some(format!(
+                "the keystore cannot be read: the customer key is probed with the canaries in {}; once the engine \
+                 has stopped it does not start before the keystore is mended",
+                file.display()
+            )),
+            Some(Err(error)) if runs => {
+                let instead = match held {
+                    Some(_) => {
+                        "the customer key is probed with what the keystore says, which nothing confirms"
+                    }
+                    None => "the customer key is not probed, and a revocation is not seen",
+                };
+                Some(format!("the keystore cannot be read, and {}: {instead}", chain(error)))
+            }
+            Some(Err(_)) | None => None,
+        };
+        self.set_note("canaries", told);
+        found.and_then(Result::ok)
+    }
+}
+
+/// Probes while the master key is not in memory: the key that the node is to move to may open the keystore as
+/// well.
+async fn probe_sealed(access: &KeyAccess, canaries: &[Canary]) -> Option<Evidence> {
+    let seen = wrap::probe(access, canaries).await?;
+    if seen.class == Class::Success {
+        return Some(seen);
+    }
+    Some(wrap::probe_next(access, canaries).await.unwrap_or(seen))
 }
 
 /// Unwraps the master key itself and compares: what the canary cannot show is damage to the master key's own wrap.
@@ -157,7 +202,8 @@ async fn ping(node: &NodeHandle) {
             node.shared().replica_state = replica_state;
         }
         Ok(Err(error)) => {
-            node.set_note("engine", Some(format!("the engine does not answer: {}", chain(&error))))
+            let text = format!("the engine does not answer: {} (hint: {})", chain(&error), error.hint());
+            node.set_note("engine", Some(text));
         }
         Err(_) => node.set_note("engine", Some("the engine does not answer within 10 s".to_owned())),
     }

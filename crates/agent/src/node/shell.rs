@@ -52,6 +52,7 @@ impl Shell {
     pub async fn run(mut self, shutdown: CancellationToken) {
         // For status and probes; what is wrong with it is said when it is needed.
         if let Err(error) = unlock::load(&self.node).await {
+            unlock::note_keystore(&self.node, Some(&error));
             tracing::warn!("{}", chain(&error));
         }
         let first = self.find_engine().await;

@@ -22,20 +22,20 @@ use crate::{
     operations, snapshot,
 };
 
-struct World {
-    dir: tempfile::TempDir,
-    service: Arc<TableService>,
-    engine: Arc<ThreadEngine>,
+pub(super) struct World {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) service: Arc<TableService>,
+    pub(super) engine: Arc<ThreadEngine>,
 }
 
-struct Agent {
-    node: NodeHandle,
+pub(super) struct Agent {
+    pub(super) node: NodeHandle,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::Builder::new().prefix("kw").tempdir().unwrap(),
             service: Arc::default(),
@@ -43,7 +43,7 @@ impl World {
         }
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         let dir = self.dir.path().display();
         let text = format!(
             r#"
@@ -75,7 +75,7 @@ socket = "{dir}/admin.sock"
         Config::parse(&text, Path::new("agent.toml")).unwrap()
     }
 
-    fn agent(&self) -> Agent {
+    pub(super) fn agent(&self) -> Agent {
         self.agent_with(self.config())
     }
 
@@ -91,7 +91,7 @@ socket = "{dir}/admin.sock"
         }
     }
 
-    fn agent_with(&self, config: Config) -> Agent {
+    pub(super) fn agent_with(&self, config: Config) -> Agent {
         let listener = keysock::listen(&config.key_socket(), false).unwrap();
         let parts = self.parts();
         let (node, shell) = NodeHandle::open(config, parts).unwrap();
@@ -104,14 +104,14 @@ socket = "{dir}/admin.sock"
     }
 
     /// The keystore's generation and wraps, as they are on disk.
-    fn stored(&self) -> keyward_keys::keystore::SealedKeystore {
+    pub(super) fn stored(&self) -> keyward_keys::keystore::SealedKeystore {
         let bytes = std::fs::read(self.dir.path().join("db/.keyward/keystore.json")).unwrap();
         keyward_keys::keystore::SealedKeystore::parse(&bytes).unwrap()
     }
 }
 
 impl Agent {
-    async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let found = async {
             loop {
                 let status = self.node.status();
@@ -126,11 +126,11 @@ impl Agent {
             .unwrap_or_else(|_| panic!("never {what}: {:#?}", self.node.status()))
     }
 
-    async fn until_state(&self, state: NodeState) -> NodeStatus {
+    pub(super) async fn until_state(&self, state: NodeState) -> NodeStatus {
         self.until(state.as_str(), |status| status.state == state).await
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.shutdown.cancel();
         for task in self.tasks {
             task.await.unwrap();
@@ -264,7 +264,7 @@ async fn a_rewrap_is_a_success_of_the_new_key() {
 }
 
 /// The data path of another node under the same vault, with two files; gives its URL.
-async fn copied_data_path(world: &World) -> (World, url::Url) {
+pub(super) async fn copied_data_path(world: &World) -> (World, url::Url) {
     let other = World { service: Arc::clone(&world.service), ..World::new() };
     let agent = other.agent();
     agent.until_state(NodeState::Running).await;
@@ -278,7 +278,7 @@ async fn copied_data_path(world: &World) -> (World, url::Url) {
 }
 
 impl World {
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
 
@@ -286,7 +286,7 @@ impl World {
         self.stored().entries().iter().map(|entry| entry.id).collect()
     }
 
-    fn in_data_path(&self) -> Vec<String> {
+    pub(super) fn in_data_path(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path("db")).unwrap();
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();

@@ -4,7 +4,7 @@ use keyward_keys::{MasterKey, NodeId};
 use keyward_model::{Class, Weight, lifecycle::UnlockFailure};
 
 use super::{NodeError, NodeHandle, chain, error::refusing};
-use crate::{config::Initial, wrap};
+use crate::{config::Initial, keyring::KeyringError, wrap};
 
 /// Has the customer key unwrap the master key and verifies the keystore with it. Exactly one unwrap, except for a
 /// new node.
@@ -18,6 +18,7 @@ pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
         },
         Err(error) => Err(error),
     };
+    note_keystore(node, outcome.as_ref().err());
     outcome.map_err(|error| {
         if let NodeError::Kms(error) = &error {
             node.note_evidence(error.clone().into_evidence(node.0.clock.now()));
@@ -26,6 +27,20 @@ pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
         tracing::warn!(?failure, "no master key: {}", chain(&error));
         failure
     })
+}
+
+/// Notes whether the keystore is why nothing could be opened.
+pub(super) fn note_keystore(node: &NodeHandle, error: Option<&NodeError>) {
+    let unusable = match error {
+        Some(NodeError::Keystore(_) | NodeError::KeyIdentifier(_)) => true,
+        Some(NodeError::Keyring(error)) => {
+            matches!(error, KeyringError::File(_) | KeyringError::Keystore(_) | KeyringError::Secret(_))
+        }
+        // The wrap is damaged, and with it perhaps the canary beside it.
+        Some(NodeError::Kms(error)) => error.class == Class::BadCiphertext,
+        Some(_) | None => false,
+    };
+    node.shared().keystore_unusable = unusable;
 }
 
 /// What there is.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use keyward_keys::{MemoryLock, memory_lock};
-use keyward_model::{NodeState, Verdict};
+use keyward_model::{NodeState, Verdict, count::counted};
 
 use super::{Inner, Shared, View, in_use};
 
@@ -48,7 +48,8 @@ pub(super) fn all(node: &Inner, shared: &Shared, view: Option<&View>) -> Vec<Str
     if let Some(view) = view {
         let days = (now.0.as_second() - view.master_key.created_at.0.as_second()).div_euclid(86_400);
         if days >= MASTER_KEY_DAYS {
-            out.push(format!("the master key is {days} days old: keyward node rotate-master-key"));
+            let days = counted(days, "day", "days");
+            out.push(format!("the master key is {days} old: keyward node rotate-master-key"));
         }
         if view.wraps.len() > 1 {
             out.push("a rewrap has not been finished: repeat it".to_owned());
@@ -79,7 +80,7 @@ fn ends_soon(what: &str, days: i64, todo: &str) -> Option<String> {
         return Some(format!("{what} has expired: {todo}"));
     }
     let step = STEPS_DAYS.into_iter().find(|step| days < *step)?;
-    Some(format!("{what} expires in less than {step} days: {todo}"))
+    Some(format!("{what} expires in less than {}: {todo}", counted(step, "day", "days")))
 }
 
 #[cfg(test)]
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!(said(29), "it expires in less than 30 days: act");
         assert_eq!(said(13), "it expires in less than 14 days: act");
         assert_eq!(said(6), "it expires in less than 7 days: act");
-        assert_eq!(said(0), "it expires in less than 1 days: act");
+        assert_eq!(said(0), "it expires in less than 1 day: act");
         assert_eq!(said(-1), "it has expired: act");
     }
 }

@@ -49,6 +49,10 @@ pub struct Host {
     pub data_without_keystore: bool,
     /// Who else uses port or data path.
     pub foreign: Option<String>,
+    /// How the mongod that runs there is spoken to.
+    pub(crate) look: Option<engine::Look>,
+    /// The host's clock.
+    pub now: jiff::Timestamp,
 }
 
 /// A folder, or where it will be.
@@ -97,6 +101,8 @@ impl Host {
             state_dir: folder(|c| &c.state_dir),
             data_without_keystore: config.is_some_and(data_without_keystore),
             foreign: config.and_then(foreign),
+            look: config.and_then(engine::look_at),
+            now: jiff::Timestamp::now(),
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use aho_corasick::AhoCorasick;
 use aws_lc_rs::rand::{SystemRandom, generate};
+use bson::{Binary, Document, doc, spec::BinarySubtype};
 use data_encoding::{BASE64, BASE64URL, HEXLOWER, HEXUPPER};
-use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 
 /// How many different markers a proof writes.
 const COUNT: usize = 16;

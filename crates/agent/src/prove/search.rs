@@ -12,11 +12,14 @@ use std::{
 use aho_corasick::AhoCorasick;
 use procfs::process::{FDTarget, Process};
 use serde::{Deserialize, Serialize};
-use walkdir::WalkDir;
 
 use super::{
     blocks::{self, Blocks, DATA_FILE_MAGIC},
     markers::Form,
+};
+use crate::{
+    folder::{Folder, Seen, Trust},
+    node::chain,
 };
 
 /// What a file is, by its content and name.
@@ -82,8 +85,34 @@ pub(super) struct Search<'a> {
     pub(super) automaton: &'a AhoCorasick,
     pub(super) forms: &'a [Form],
     pub(super) since: SystemTime,
+    /// What is followed in the data path.
+    pub(super) trust: Trust,
     /// Called with the bytes searched so far and the bytes to search.
     pub(super) progress: &'a dyn Fn(u64, u64),
+}
+
+/// A file to search.
+struct ToSearch<'a> {
+    at: At<'a>,
+    shown: PathBuf,
+    size: u64,
+}
+
+/// How a file is opened.
+enum At<'a> {
+    /// In the data path.
+    Below(&'a Folder, PathBuf),
+    /// As a descriptor of a process.
+    Descriptor(PathBuf),
+}
+
+impl At<'_> {
+    fn open(&self, trust: Trust) -> io::Result<File> {
+        match self {
+            Self::Below(folder, relative) => folder.file_at(relative, trust).map_err(Into::into),
+            Self::Descriptor(path) => File::open(path),
+        }
+    }
 }
 
 /// Hits listed per file; more are not worth listing.
@@ -94,39 +123,46 @@ impl Search<'_> {
     /// has unlinked; blocking.
     pub(super) fn run(&self, data_path: &Path, processes: &[u32]) -> Found {
         let mut found = Found::default();
-        let mut seen = HashSet::new();
         let mut list = Vec::new();
-        for entry in WalkDir::new(data_path).follow_links(true) {
-            match entry {
-                Ok(entry) if entry.file_type().is_file() => {
-                    list.push((entry.path().to_owned(), entry.into_path()))
-                }
-                // A socket or a pipe keeps nothing.
-                Ok(_) => {}
-                Err(error) => {
-                    let gone = error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
-                    if !gone {
-                        let path = error.path().unwrap_or(data_path).to_owned();
-                        found.skipped.push(Skipped { path, why: error.to_string() });
+        let mut links = Vec::new();
+        let root = Folder::open(data_path);
+        let walked = match &root {
+            Ok(root) => root.walk(self.trust, &|_| true, &mut |seen| {
+                match seen {
+                    Seen::File { path, size } => {
+                        let shown = data_path.join(&path);
+                        list.push(ToSearch { at: At::Below(root, path), shown, size });
+                    }
+                    Seen::FileLink(path) => links.push(data_path.join(path)),
+                    Seen::Refused(error) => {
+                        found.skipped.push(Skipped { path: data_path.to_owned(), why: chain(&error) });
                     }
                 }
-            }
+                Ok(())
+            }),
+            Err(_) => Ok(()),
+        };
+        for error in root.as_ref().err().into_iter().chain(walked.as_ref().err()) {
+            found.skipped.push(Skipped { path: data_path.to_owned(), why: chain(error) });
         }
         for pid in processes {
             match open_files(*pid) {
-                Ok(files) => list.extend(files),
+                Ok(files) => list.extend(files.into_iter().map(|(open, shown)| {
+                    let size = fs::metadata(&open).map_or(0, |m| m.len());
+                    ToSearch { at: At::Descriptor(open), shown, size }
+                })),
                 Err(why) => {
                     let path = PathBuf::from(format!("/proc/{pid}/fd"));
                     found.skipped.push(Skipped { path, why });
                 }
             }
         }
-        let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
-        let total = list.iter().map(|(open, _)| size(open)).sum();
+        let total = list.iter().map(|file| file.size).sum();
         let mut done = 0;
-        for (open, shown) in list {
+        let mut seen = HashSet::new();
+        for ToSearch { at, shown, .. } in list {
             (self.progress)(done, total);
-            match self.file(&open, &shown, &mut seen) {
+            match at.open(self.trust).and_then(|file| self.file(file, &shown, &mut seen)) {
                 Ok(Some(result)) => {
                     done += result.bytes;
                     found.files.push(result);
@@ -137,17 +173,24 @@ impl Search<'_> {
                 Err(error) => found.skipped.push(Skipped { path: shown, why: error.to_string() }),
             }
         }
+        // What a link leads to may be anything. What the engine itself has open behind it was searched.
+        for link in links {
+            let searched = |m: &fs::Metadata| !m.is_file() || seen.contains(&(m.dev(), m.ino()));
+            if fs::metadata(&link).is_ok_and(|metadata| !searched(&metadata)) {
+                let why = "a link to a file, which is not followed".to_owned();
+                found.skipped.push(Skipped { path: link, why });
+            }
+        }
         (self.progress)(total, total);
         found
     }
 
     fn file(
         &self,
-        open: &Path,
+        mut file: File,
         shown: &Path,
         seen: &mut HashSet<(u64, u64)>,
     ) -> io::Result<Option<FileResult>> {
-        let mut file = File::open(open)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() || !seen.insert((metadata.dev(), metadata.ino())) {
             return Ok(None);

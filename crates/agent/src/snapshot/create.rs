@@ -2,7 +2,10 @@
 //!
 //! The keystore comes after the data, so that it knows every key that the data is under.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{
+    ffi::OsStr,
+    io::{self, Read as _},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
@@ -14,14 +17,15 @@ use url::Url;
 
 use super::{
     SnapshotError,
-    files::{self, Copying, Staging},
+    files::{self, Copied, Copying, Listed, Staging, Tree},
     manifest::{self, EngineOfSnapshot, FileEntry, Manifest, Method, NodeOfSnapshot},
     store::Store,
 };
 use crate::{
     admin::progress::Progress,
-    config::EngineKind,
+    config::{Config, EngineKind},
     engine::{WriteLock, WriteLockError, database::Database},
+    folder::{Folder, Trust},
     node::{NodeHandle, chain},
 };
 
@@ -71,76 +75,85 @@ pub async fn create(node: &NodeHandle, to: &Url, progress: &Progress) -> Result<
     taken
 }
 
+/// How much may be copied byte by byte while all writes wait: some seconds' worth. A journal on a disk of its
+/// own is less.
+const BYTES_WITHIN_LOCK: u64 = 1 << 30;
+
 /// Files that no longer change.
-struct Copied {
-    /// Removed when dropped; keeps `root` alive.
-    _staging: Option<Staging>,
-    root: PathBuf,
-    files: Vec<PathBuf>,
+struct Unchanging {
+    /// Removed when dropped.
+    staging: Staging,
+    files: Listed,
     method: Method,
     engine_version: String,
     created_at: keyward_model::Timestamp,
 }
 
-async fn copy_files(node: &NodeHandle, progress: &Progress) -> Result<Copied, SnapshotError> {
+async fn copy_files(node: &NodeHandle, progress: &Progress) -> Result<Unchanging, SnapshotError> {
     let config = node.config();
-    let data_path = config.data_path.clone();
     let database = Database::new(&config.engine);
     let running = node.engine().map(|process| process.record().version);
     // Beside the data: a reflink needs the same file system.
-    let staging_path = config.keyward_dir().join("snapshot");
+    let make_staging = || Staging::in_data_path(config, "snapshot");
     progress.report("copy the files", 0, 0, "bytes");
     let (staging, method) = match (config.engine.kind, &running) {
         (EngineKind::Secantusdb, Some(_)) => {
-            let staging = Staging::make(staging_path)?;
-            archive(&database, &staging, config.engine.user.as_deref()).await?;
+            let staging = make_staging()?;
+            archive(&database, &staging, config).await?;
             (staging, Method::BackupArchive)
         }
         (EngineKind::Mongod, Some(_)) => {
-            let staging = Staging::make(staging_path)?;
-            if files::can_reflink(&data_path, staging.path()) && locked_reflink(node, &staging).await? {
+            let staging = make_staging()?;
+            let from = Tree::data_path(config)?;
+            if files::can_reflink(&from.folder, staging.folder())
+                && locked_reflink(node, from, &staging).await?
+            {
                 (staging, Method::FsyncLockReflink)
             } else {
-                (stopped_copy(node, staging, progress).await?, Method::StopCopyStart)
+                // Some files may be there already.
+                drop(staging);
+                (stopped_copy(node, make_staging()?, progress).await?, Method::StopCopyStart)
             }
         }
         (EngineKind::Wiredtiger, Some(_)) => {
-            let staging = Staging::make(staging_path)?;
-            (stopped_copy(node, staging, progress).await?, Method::StopCopyStart)
+            (stopped_copy(node, make_staging()?, progress).await?, Method::StopCopyStart)
         }
-        (_, None) => (stopped_copy(node, Staging::make(staging_path)?, progress).await?, Method::Stopped),
+        (_, None) => (stopped_copy(node, make_staging()?, progress).await?, Method::Stopped),
     };
-    let root = staging.path().to_owned();
     let created_at = node.clock().now();
     let engine_version = running.unwrap_or_default();
-    let files = files::list(&root)?;
-    Ok(Copied { _staging: Some(staging), root, files, method, engine_version, created_at })
+    let files = files::list(&staging.tree()?)?;
+    Ok(Unchanging { staging, files, method, engine_version, created_at })
 }
 
 /// SecantusDB's own backup, unpacked into `staging`.
-async fn archive(database: &Database, staging: &Staging, user: Option<&str>) -> Result<(), SnapshotError> {
+async fn archive(database: &Database, staging: &Staging, config: &Config) -> Result<(), SnapshotError> {
+    const NAME: &str = "backup.tar.gz";
     // The engine writes the archive, so the folder is its own where it runs under another user.
-    let folder = Staging::make(staging.path().join("archive"))?;
-    if let Some(user) = user {
-        let (uid, gid) = crate::engine::user_ids(user).map_err(SnapshotError::Engine)?;
-        std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid))
-            .and_then(|()| fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o711)))
-            .map_err(|source| SnapshotError::File { path: folder.path().to_owned(), source })?;
+    let folder = Staging::make(staging.folder().again()?, "archive")?;
+    if let Some(user) = &config.engine.user {
+        folder.folder().give_to(crate::engine::user_ids(user).map_err(SnapshotError::Engine)?)?;
+        staging.folder().set_mode(0o711)?;
     }
-    let file = folder.path().join("backup.tar.gz");
+    let file = folder.folder().path().join(NAME);
     let name = file.to_str().ok_or_else(|| SnapshotError::File {
         path: file.clone(),
         source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
     })?;
     database.backup_archive(name).await.map_err(SnapshotError::Database)?;
-    let to = staging.path().to_owned();
-    let left_out = blocking(move || files::unpack(&file, &to)).await?;
+    let written = Tree {
+        folder: folder.folder().again()?,
+        trust: Trust::data_path(&config.engine).map_err(SnapshotError::Engine)?,
+    };
+    let to = staging.folder().again()?;
+    let left_out = blocking(move || files::unpack(written.open(NAME.as_ref())?, &file, &to)).await?;
     tracing::debug!("left out of the snapshot: {}", left_out.join(", "));
     Ok(())
 }
 
-/// Reflinks while all writes are held. `false`: the database does not let itself be locked.
-async fn locked_reflink(node: &NodeHandle, staging: &Staging) -> Result<bool, SnapshotError> {
+/// Reflinks while all writes are held. `false`: the database does not let itself be locked, or too much lies
+/// on other file systems than `staging`.
+async fn locked_reflink(node: &NodeHandle, from: Tree, staging: &Staging) -> Result<bool, SnapshotError> {
     let Some(record) = node.engine().map(|process| process.record()) else { return Ok(false) };
     let lock = WriteLock::of(node.config());
     match lock.take().await {
@@ -155,15 +168,17 @@ async fn locked_reflink(node: &NodeHandle, staging: &Staging) -> Result<bool, Sn
             return Err(SnapshotError::Lock(Box::new(error)));
         }
     }
-    let from = node.config().data_path.clone();
-    let to = staging.path().to_owned();
+    let to = staging.folder().again();
     let copied = blocking(move || {
         let list = files::list(&from)?;
-        files::copy(&from, &to, &list, Copying::Reflink, &|_| {})
+        files::copy(&from, &to?, &list.paths, Copying::Reflink { or_bytes: BYTES_WITHIN_LOCK }, &|_| {})
     })
     .await;
     lock.release(&record).await;
-    copied.map(|()| true)
+    if let Ok(Copied::TooManyBytes) = copied {
+        tracing::warn!("the engine is stopped for the copy: too much of its data lies on other file systems");
+    }
+    copied.map(|copied| copied == Copied::All)
 }
 
 /// Copies while the engine is stopped; it is started again before anything is sent.
@@ -173,35 +188,35 @@ async fn stopped_copy(
     progress: &Progress,
 ) -> Result<Staging, SnapshotError> {
     let hold = node.hold("a snapshot copies the files").await?;
-    let from = node.config().data_path.clone();
-    let to = staging.path().to_owned();
+    let from = Tree::data_path(node.config());
+    let to = staging.folder().again();
     let progress = progress.clone();
     let copied = blocking(move || {
+        let (from, to) = (from?, to?);
         let list = files::list(&from)?;
-        let total = list.iter().filter_map(|p| fs::metadata(from.join(p)).ok()).map(|m| m.len()).sum();
         let done = std::cell::Cell::new(0);
-        files::copy(&from, &to, &list, Copying::ReflinkOrBytes, &|bytes| {
+        files::copy(&from, &to, &list.paths, Copying::ReflinkOrBytes, &|bytes| {
             done.set(done.get() + bytes);
-            progress.report("copy the files", done.get(), total, "bytes");
+            progress.report("copy the files", done.get(), list.bytes, "bytes");
         })
     })
     .await;
     drop(hold);
-    copied.map(|()| staging)
+    copied.map(|_| staging)
 }
 
 async fn upload(
     node: &NodeHandle,
     store: &Store,
-    copied: Copied,
+    copied: Unchanging,
     cancelled: &CancellationToken,
     progress: &Progress,
 ) -> Result<Taken, SnapshotError> {
-    let total =
-        copied.files.iter().filter_map(|p| fs::metadata(copied.root.join(p)).ok()).map(|m| m.len()).sum();
+    let total = copied.files.bytes;
+    let tree = copied.staging.tree()?;
     let mut done = 0;
     let mut entries = Vec::new();
-    for path in &copied.files {
+    for path in &copied.files.paths {
         let name = path.to_str().ok_or_else(|| SnapshotError::File {
             path: path.clone(),
             source: io::Error::new(io::ErrorKind::InvalidFilename, "not UTF-8"),
@@ -210,19 +225,14 @@ async fn upload(
             done += bytes;
             progress.report("send", done, total, "bytes");
         };
-        let file = copied.root.join(path);
-        let entry = store.put_file(&object_name(name), &file, cancelled, &mut on_bytes).await?;
+        let (file, shown) = (tree.open(path)?, tree.folder.path().join(path));
+        let entry = store.put_file(&object_name(name), (file, &shown), cancelled, &mut on_bytes).await?;
         entries.push(FileEntry { path: name.to_owned(), ..entry });
     }
     // An assignment that is in the data but in neither the journal nor the keystore cannot be: it is journalled
     // before its table exists, and folded only into a keystore that is copied after this.
-    let journal = node.config().keyward_dir().join(ASSIGNMENTS);
-    let assignments = match fs::read(&journal) {
-        Ok(bytes) if !bytes.is_empty() => Some(bytes),
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(source) => return Err(SnapshotError::File { path: journal, source }),
-    };
+    let assignments =
+        read_journal(&files::own_folder(node.config())?, Trust::own())?.filter(|bytes| !bytes.is_empty());
     let assignments = match assignments {
         Some(bytes) => Some(put_small(store, ASSIGNMENTS, bytes).await?),
         None => None,
@@ -269,6 +279,21 @@ pub(super) const ASSIGNMENTS: &str = "assignments";
 /// Where a file of the data path is kept in a snapshot.
 pub(super) fn object_name(path: &str) -> String {
     format!("data/{path}")
+}
+
+/// The assignment journal in a `.keyward`, when there is one. In the node's own the database's user writes it
+/// and cannot replace it.
+pub(super) fn read_journal(own: &Folder, trust: Trust) -> Result<Option<Vec<u8>>, SnapshotError> {
+    match own.file(OsStr::new(ASSIGNMENTS), trust) {
+        Ok(mut file) => {
+            let mut bytes = Vec::new();
+            let path = own.path().join(ASSIGNMENTS);
+            file.read_to_end(&mut bytes).map_err(|source| SnapshotError::File { path, source })?;
+            Ok(Some(bytes))
+        }
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn put_small(store: &Store, name: &str, bytes: Vec<u8>) -> Result<FileEntry, SnapshotError> {

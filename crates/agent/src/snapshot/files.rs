@@ -1,131 +1,168 @@
 //! Files of a data path: listing those that belong into a snapshot, copying them, unpacking SecantusDB's archive.
 
 use std::{
-    fs::{self, File},
+    ffi::{OsStr, OsString},
+    fs::File,
     io::{self, Read, Write as _},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Component, Path, PathBuf},
 };
 
 use rustix::fs::ioctl_ficlone;
-use walkdir::WalkDir;
 
-use super::{SnapshotError, manifest::belongs};
+use super::{
+    SnapshotError,
+    manifest::{belongs, may_hold},
+};
+use crate::{
+    config::Config,
+    folder::{Folder, Seen, Trust, file_link},
+};
 
-/// Paths below `root` (relative to it) of all files that belong into a snapshot, in order.
-pub(super) fn list(root: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
-    let mut all = Vec::new();
-    for entry in WalkDir::new(root).follow_links(true).sort_by_file_name() {
-        let entry = entry.map_err(|error| {
-            let path = error.path().unwrap_or(root).to_owned();
-            SnapshotError::File { path, source: error.into() }
-        })?;
-        let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
-        if entry.file_type().is_file() && belongs(relative) {
-            all.push(relative.to_owned());
-        }
+/// A folder, and what is believed in it.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) folder: Folder,
+    pub(super) trust: Trust,
+}
+
+impl Tree {
+    /// The data path of a node.
+    pub(super) fn data_path(config: &Config) -> Result<Self, SnapshotError> {
+        let trust = Trust::data_path(&config.engine).map_err(SnapshotError::Engine)?;
+        Ok(Self { folder: Folder::open(&config.data_path)?, trust })
     }
-    Ok(all)
+
+    /// A copy of a data path.
+    pub(super) fn copied(root: &Path) -> Result<Self, SnapshotError> {
+        let folder = Folder::open(root)?;
+        let trust = Trust::copy_in(&folder)?;
+        Ok(Self { folder, trust })
+    }
+
+    /// Opens a file of it.
+    pub(super) fn open(&self, relative: &Path) -> Result<File, SnapshotError> {
+        Ok(self.folder.file_at(relative, self.trust)?)
+    }
+}
+
+/// What belongs into a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Paths, relative to the folder, in order.
+    pub(super) paths: Vec<PathBuf>,
+    /// Bytes of all of them.
+    pub(super) bytes: u64,
+}
+
+/// All files of `tree` that belong into a snapshot.
+///
+/// # Errors
+/// Something there is a link that is not followed: better no snapshot than one that lacks a file.
+pub(super) fn list(tree: &Tree) -> Result<Listed, SnapshotError> {
+    let mut listed = Listed::default();
+    tree.folder.walk(tree.trust, &may_hold, &mut |seen| match seen {
+        Seen::File { path, size } if belongs(&path) => {
+            listed.paths.push(path);
+            listed.bytes += size;
+            Ok(())
+        }
+        Seen::FileLink(path) if belongs(&path) => Err(file_link(tree.folder.path().join(path))),
+        Seen::File { .. } | Seen::FileLink(_) => Ok(()),
+        Seen::Refused(error) => Err(error),
+    })?;
+    Ok(listed)
 }
 
 /// How [`copy`] copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copying {
-    /// `FICLONE`: both files share their blocks; takes no time and no space.
-    Reflink,
-    /// As that where it works, else byte by byte.
+    /// `FICLONE`: both files share their blocks; takes no time and no space. What lies on another file system
+    /// is copied byte by byte, as long as that is no more than so many bytes in all.
+    Reflink {
+        /// Of all files together.
+        or_bytes: u64,
+    },
+    /// Reflinks where they work, else byte by byte.
     ReflinkOrBytes,
 }
 
+/// What [`copy`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copied {
+    /// Every file.
+    All,
+    /// Too much cannot be reflinked: not every file is there.
+    TooManyBytes,
+}
+
 /// Whether files of `from` can be reflinked into `to`: tried with a file of our own.
-pub(super) fn can_reflink(from: &Path, to: &Path) -> bool {
-    let source = from.join(format!(".keyward-reflink-{}", std::process::id()));
-    let target = to.join(".reflink");
-    // Never through a name that stands there already: the folder is the engine's, and the link may lead anywhere.
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&source);
-    let Ok(mut made) = made else { return false };
-    let tried = made.write_all(&[0; 4096]).and_then(|()| copy_one(&source, &target, Copying::Reflink));
+pub(super) fn can_reflink(from: &Folder, to: &Folder) -> bool {
+    let name = OsString::from(format!(".keyward-reflink-{}", std::process::id()));
+    // Never through a name that stands there already: the folder is the engine's, and a link may lead
+    // anywhere.
+    let Ok(mut source) = from.create(&name) else { return false };
+    let tried = source.write_all(&[0; 4096]).and_then(|()| {
+        let target = to.create(OsStr::new(".reflink"))?;
+        Ok(ioctl_ficlone(&target, &source)?)
+    });
     // Ours, and of no use any more.
-    let _ = fs::remove_file(&source);
-    let _ = fs::remove_file(&target);
+    let _ = from.remove(&name);
+    let _ = to.remove(OsStr::new(".reflink"));
     tried.is_ok()
 }
 
 /// Copies `relative` files from `from` to `to`.
 pub(super) fn copy(
-    from: &Path,
-    to: &Path,
+    from: &Tree,
+    to: &Folder,
     relative: &[PathBuf],
     copying: Copying,
     progress: &dyn Fn(u64),
-) -> Result<(), SnapshotError> {
+) -> Result<Copied, SnapshotError> {
+    let mut left = match copying {
+        Copying::Reflink { or_bytes } => or_bytes,
+        Copying::ReflinkOrBytes => u64::MAX,
+    };
     for path in relative {
-        let target = to.join(path);
-        make_folder(target.parent().unwrap_or(to))?;
-        copy_one(&from.join(path), &target, copying)
-            .map_err(|source| SnapshotError::File { path: from.join(path), source })?;
-        progress(fs::metadata(&target).map_or(0, |m| m.len()));
-    }
-    Ok(())
-}
-
-fn copy_one(from: &Path, to: &Path, copying: Copying) -> io::Result<()> {
-    let mut source = File::open(from)?;
-    let mut target = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    match copying {
-        Copying::Reflink => Ok(ioctl_ficlone(&target, &source)?),
-        Copying::ReflinkOrBytes => {
-            if ioctl_ficlone(&target, &source).is_err() {
-                io::copy(&mut source, &mut target)?;
-            }
-            Ok(())
+        let mut source = from.open(path)?;
+        let mut target = to.create_at(path)?;
+        let failed = |source| SnapshotError::File { path: from.folder.path().join(path), source };
+        let size = source.metadata().map_err(failed)?.len();
+        if ioctl_ficlone(&target, &source).is_err() {
+            let Some(less) = left.checked_sub(size) else { return Ok(Copied::TooManyBytes) };
+            left = less;
+            io::copy(&mut source, &mut target).map_err(failed)?;
         }
+        progress(size);
     }
-}
-
-/// Makes `folder` (mode 0700) and those above it.
-pub(super) fn make_folder(folder: &Path) -> Result<(), SnapshotError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|source| SnapshotError::File { path: folder.to_owned(), source })
+    Ok(Copied::All)
 }
 
 /// Removes `names` right below `root`, whichever of them are there, for good.
-pub(super) fn remove(root: &Path, names: &[String]) -> Result<(), SnapshotError> {
+pub(super) fn remove(root: &Folder, names: &[String]) -> Result<(), SnapshotError> {
     for name in names {
-        let path = root.join(name);
-        let failed = |source| SnapshotError::File { path: path.clone(), source };
         let plain = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
-        if !plain || name == ".keyward" {
-            return Err(failed(io::ErrorKind::InvalidFilename.into()));
+        if !plain || name.contains('/') || name == ".keyward" {
+            let path = root.path().join(name);
+            return Err(SnapshotError::File { path, source: io::ErrorKind::InvalidFilename.into() });
         }
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(there) if there.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        };
-        removed.map_err(failed)?;
+        root.remove(OsStr::new(name))?;
     }
-    let failed = |source| SnapshotError::File { path: root.to_owned(), source };
-    File::open(root).and_then(|f| f.sync_all()).map_err(failed)
+    Ok(root.sync()?)
 }
 
 /// Unpacks SecantusDB's backup into `to`: only plain files that belong into a snapshot. Gives what was left out.
 ///
 /// # Errors
 /// The archive is damaged, or names a path outside `to`.
-pub(super) fn unpack(archive: &Path, to: &Path) -> Result<Vec<String>, SnapshotError> {
-    let failed = |source| SnapshotError::File { path: archive.to_owned(), source };
-    let file = File::open(archive).map_err(failed)?;
-    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(io::BufReader::new(file)));
+pub(super) fn unpack(archive: File, shown: &Path, to: &Folder) -> Result<Vec<String>, SnapshotError> {
+    let failed = |source| SnapshotError::File { path: shown.to_owned(), source };
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(io::BufReader::new(archive)));
     let mut left_out = Vec::new();
     for entry in tar.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
         let path = entry.path().map_err(failed)?.into_owned();
-        let plain = path.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
         if !plain || !entry.header().entry_type().is_file() {
             let why = format!("the archive names {}, which is no plain file", path.display());
             return Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
@@ -134,64 +171,77 @@ pub(super) fn unpack(archive: &Path, to: &Path) -> Result<Vec<String>, SnapshotE
             left_out.push(path.display().to_string());
             continue;
         }
-        let target = to.join(&path);
-        make_folder(target.parent().unwrap_or(to))?;
-        let unwritable = |source| SnapshotError::File { path: target.clone(), source };
-        let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target);
+        let mut out = to.create_at(&path)?;
+        let unwritable = |source| SnapshotError::File { path: to.path().join(&path), source };
         let size = entry.size();
-        let copied = out
-            .as_mut()
-            .map_err(|e| io::Error::new(e.kind(), e.to_string()))
-            .and_then(|out| io::copy(&mut entry.by_ref().take(size), out));
-        if copied.map_err(unwritable)? != size {
+        if io::copy(&mut entry.by_ref().take(size), &mut out).map_err(unwritable)? != size {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
     }
     Ok(left_out)
 }
 
-/// A folder that goes with everything in it when dropped.
+/// A folder in keyward's own that goes with everything in it when dropped.
 #[derive(Debug)]
-pub(super) struct Staging(PathBuf);
+pub(super) struct Staging {
+    within: Folder,
+    name: OsString,
+    folder: Folder,
+}
 
 impl Staging {
-    /// Makes `path` anew; what an earlier, killed operation left there goes first.
-    pub(super) fn make(path: PathBuf) -> Result<Self, SnapshotError> {
-        match fs::remove_dir_all(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(SnapshotError::File { path, source }),
-        }
-        make_folder(&path)?;
-        Ok(Self(path))
+    /// Makes `name` in `within` anew; what an earlier, killed operation left there goes first.
+    pub(super) fn make(within: Folder, name: &str) -> Result<Self, SnapshotError> {
+        let name = OsString::from(name);
+        within.remove(&name)?;
+        let folder = within.make(&name)?;
+        Ok(Self { within, name, folder })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.0
+    /// As [`Staging::make`], in the `.keyward` of a node.
+    pub(super) fn in_data_path(config: &Config, name: &str) -> Result<Self, SnapshotError> {
+        Self::make(own_folder(config)?, name)
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// What is in it: the agent put it there.
+    pub(super) fn tree(&self) -> Result<Tree, SnapshotError> {
+        Ok(Tree { folder: self.folder.again()?, trust: Trust::own() })
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("{} could not be removed: {error}", self.0.display());
+        if let Err(error) = self.within.remove(&self.name) {
+            tracing::warn!("{}", crate::node::chain(&error));
         }
     }
 }
 
-/// Makes names in `folder` and in all folders below it outlast a power cut.
-pub(super) fn sync_folders(folder: &Path) -> Result<(), SnapshotError> {
-    for entry in WalkDir::new(folder).into_iter().flatten().filter(|e| e.file_type().is_dir()) {
-        File::open(entry.path())
-            .and_then(|f| f.sync_all())
-            .map_err(|source| SnapshotError::File { path: entry.path().to_owned(), source })?;
-    }
-    Ok(())
+/// `DBPATH/.keyward`, which stands in a folder of the database's user.
+pub(super) fn own_folder(config: &Config) -> Result<Folder, SnapshotError> {
+    let trust = Trust::data_path(&config.engine).map_err(SnapshotError::Engine)?;
+    Ok(Folder::open_own(&config.keyward_dir(), trust)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::folder::FolderError;
+
+    fn unpacked(archive: &Path, to: &Path) -> Result<Vec<String>, SnapshotError> {
+        fs::create_dir_all(to).unwrap();
+        unpack(File::open(archive).unwrap(), archive, &Folder::open(to).unwrap())
+    }
+
+    fn names_in(root: &Path) -> Vec<PathBuf> {
+        list(&Tree::copied(root).unwrap()).unwrap().paths
+    }
 
     fn archive(path: &Path, entries: &[(&str, &[u8], tar::EntryType)]) {
         let gz = flate2::write::GzEncoder::new(File::create(path).unwrap(), flate2::Compression::fast());
@@ -216,7 +266,7 @@ mod tests {
         let regular = tar::EntryType::Regular;
         archive(&file, &[("x.wt", b"data", regular), ("pitr-manifest.json", b"{}", regular)]);
         let to = dir.path().join("to");
-        assert_eq!(unpack(&file, &to).unwrap(), ["pitr-manifest.json"]);
+        assert_eq!(unpacked(&file, &to).unwrap(), ["pitr-manifest.json"]);
         assert_eq!(fs::read(to.join("x.wt")).unwrap(), b"data");
         assert!(!to.join("pitr-manifest.json").exists());
     }
@@ -234,7 +284,7 @@ mod tests {
         {
             let file = dir.path().join(format!("{n}.tar.gz"));
             archive(&file, &[(name, b"", kind)]);
-            assert!(unpack(&file, &dir.path().join("to")).is_err(), "{name}");
+            assert!(unpacked(&file, &dir.path().join("to")).is_err(), "{name}");
         }
         assert!(!dir.path().join("x.wt").exists());
     }
@@ -248,11 +298,11 @@ mod tests {
         archive(&file, &[("x.wt", &content, tar::EntryType::Regular)]);
         let bytes = fs::read(&file).unwrap();
         fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
-        assert!(unpack(&file, &dir.path().join("to")).is_err());
+        assert!(unpacked(&file, &dir.path().join("to")).is_err());
     }
 
     #[test]
-    fn copies_have_the_same_content_and_links_are_followed() {
+    fn copies_have_the_same_content_and_the_operators_links_are_followed() {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().join("db");
         fs::create_dir_all(db.join("alpha")).unwrap();
@@ -261,11 +311,16 @@ mod tests {
         fs::write(dir.path().join("elsewhere/WiredTigerLog.0000000001"), b"two").unwrap();
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), db.join("journal")).unwrap();
         fs::write(db.join("mongod.lock"), b"1").unwrap();
-        let files = list(&db).unwrap();
-        assert_eq!(files, [Path::new("alpha/c.wt"), Path::new("journal/WiredTigerLog.0000000001")]);
+        let tree = Tree::copied(&db).unwrap();
+        let files = list(&tree).unwrap();
+        assert_eq!(files.paths, [Path::new("alpha/c.wt"), Path::new("journal/WiredTigerLog.0000000001")]);
+        assert_eq!(files.bytes, 6);
         let to = dir.path().join("to");
-        copy(&db, &to, &files, Copying::ReflinkOrBytes, &|_| {}).unwrap();
-        assert_eq!(list(&to).unwrap(), files);
+        fs::create_dir(&to).unwrap();
+        let folder = Folder::open(&to).unwrap();
+        let copied = copy(&tree, &folder, &files.paths, Copying::ReflinkOrBytes, &|_| {}).unwrap();
+        assert_eq!(copied, Copied::All);
+        assert_eq!(names_in(&to), files.paths);
         assert_eq!(fs::read(to.join("journal/WiredTigerLog.0000000001")).unwrap(), b"two");
     }
 
@@ -279,7 +334,7 @@ mod tests {
         fs::create_dir(&to).unwrap();
         let trap = db.join(format!(".keyward-reflink-{}", std::process::id()));
         std::os::unix::fs::symlink(&precious, trap).unwrap();
-        assert!(!can_reflink(&db, &to));
+        assert!(!can_reflink(&Folder::open(&db).unwrap(), &Folder::open(&to).unwrap()));
         assert_eq!(fs::read(&precious).unwrap(), b"kept");
     }
 
@@ -290,9 +345,9 @@ mod tests {
         for name in ["outside", "db/alpha/c.wt", "db/x.wt", "db/kept.wt"] {
             fs::write(dir.path().join(name), "1").unwrap();
         }
-        let db = dir.path().join("db");
+        let db = Folder::open(&dir.path().join("db")).unwrap();
         remove(&db, &["alpha".to_owned(), "x.wt".to_owned(), "never-came".to_owned()]).unwrap();
-        assert_eq!(list(&db).unwrap(), [Path::new("kept.wt")]);
+        assert_eq!(names_in(db.path()), [Path::new("kept.wt")]);
         for bad in ["../outside", "", "/etc", "a/b", "..", ".keyward"] {
             assert!(remove(&db, &[bad.to_owned()]).is_err(), "{bad}");
         }
@@ -304,8 +359,82 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("to");
         fs::create_dir(&to).unwrap();
-        can_reflink(dir.path(), &to);
+        can_reflink(&Folder::open(dir.path()).unwrap(), &Folder::open(&to).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+    }
+
+    /// What the database process could make root copy, if it were taken over.
+    #[test]
+    fn a_file_behind_a_link_is_not_copied_and_the_link_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, secret) = (dir.path().join("db"), dir.path().join("secret"));
+        fs::create_dir_all(db.join("alpha")).unwrap();
+        fs::write(&secret, "SECRET").unwrap();
+        std::os::unix::fs::symlink(&secret, db.join("alpha/c.wt")).unwrap();
+        let tree = Tree::copied(&db).unwrap();
+        let error = list(&tree).unwrap_err();
+        assert!(error.to_string().contains("alpha/c.wt is a link"), "{error}");
+        assert!(error.hint().contains("put it in the place of the link"), "{}", error.hint());
+        // It became one after it was listed.
+        let to = dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        let copied = copy(
+            &tree,
+            &Folder::open(&to).unwrap(),
+            &["alpha/c.wt".into()],
+            Copying::ReflinkOrBytes,
+            &|_| {},
+        );
+        assert!(matches!(copied, Err(SnapshotError::Folder(FolderError::Link { .. }))), "{copied:?}");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+        // What does not belong into a snapshot is nobody's concern.
+        fs::remove_file(db.join("alpha/c.wt")).unwrap();
+        std::os::unix::fs::symlink(&secret, db.join("mongod.log")).unwrap();
+        std::os::unix::fs::symlink("/", db.join("_tmp")).unwrap();
+        assert_eq!(names_in(&db), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_copy_is_not_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["db/alpha", "elsewhere", "to"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("db/alpha/c.wt"), "one").unwrap();
+        fs::write(dir.path().join("elsewhere/c.wt"), "kept").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), dir.path().join("to/alpha")).unwrap();
+        let tree = Tree::copied(&dir.path().join("db")).unwrap();
+        let to = Folder::open(&dir.path().join("to")).unwrap();
+        assert!(copy(&tree, &to, &["alpha/c.wt".into()], Copying::ReflinkOrBytes, &|_| {}).is_err());
+        assert_eq!(fs::read(dir.path().join("elsewhere/c.wt")).unwrap(), b"kept");
+    }
+
+    /// A folder with reflinks has none to another file system: a journal there is copied, or everything is
+    /// left.
+    #[test]
+    fn what_lies_on_another_file_system_is_copied_byte_by_byte_up_to_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+            keyward_testkit::skip!("there is no second file system at /dev/shm");
+        };
+        let (db, to) = (dir.path().join("db"), dir.path().join("to"));
+        fs::create_dir(&db).unwrap();
+        let log: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+        fs::write(other.path().join("WiredTigerLog.0000000001"), &log).unwrap();
+        std::os::unix::fs::symlink(other.path(), db.join("journal")).unwrap();
+        let tree = Tree::copied(&db).unwrap();
+        let paths = list(&tree).unwrap().paths;
+        let size = log.len() as u64;
+        for (or_bytes, wanted) in [(size - 1, Copied::TooManyBytes), (size, Copied::All)] {
+            fs::create_dir(&to).unwrap();
+            let folder = Folder::open(&to).unwrap();
+            let copied = copy(&tree, &folder, &paths, Copying::Reflink { or_bytes }, &|_| {}).unwrap();
+            assert_eq!(copied, wanted);
+            if wanted == Copied::All {
+                assert_eq!(fs::read(to.join("journal/WiredTigerLog.0000000001")).unwrap(), log);
+            }
+            fs::remove_dir_all(&to).unwrap();
+        }
     }
 }

@@ -68,7 +68,7 @@ pub struct EngineOfSnapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Method {
-    /// Reflinks while `fsyncLock` held all writes.
+    /// Reflinks while `fsyncLock` held all writes; copies of what lies on another file system.
     FsyncLockReflink,
     /// The engine was stopped while its files were copied.
     StopCopyStart,
@@ -154,8 +154,7 @@ impl FileEntry {
 /// without documents. Nothing that can hold a document in the clear is copied.
 pub(super) fn belongs(relative: &Path) -> bool {
     let name = relative.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let first = relative.components().next().map(|c| c.as_os_str().to_owned()).unwrap_or_default();
-    if [".keyward", "_tmp", "rollback", "diagnostic.data", "lost+found"].iter().any(|d| first == *d) {
+    if !may_hold(relative) {
         return false;
     }
     let wiredtiger = name.ends_with(".wt")
@@ -164,6 +163,12 @@ pub(super) fn belongs(relative: &Path) -> bool {
                 .iter()
                 .any(|n| name.starts_with(n)));
     wiredtiger || ["storage.bson", "_wt_table_checks", ".repairIncomplete"].contains(&name)
+}
+
+/// Whether something at `relative` could hold what belongs: not in the folders that never do.
+pub(super) fn may_hold(relative: &Path) -> bool {
+    let first = relative.components().next().map(|c| c.as_os_str().to_owned()).unwrap_or_default();
+    [".keyward", "_tmp", "rollback", "diagnostic.data", "lost+found"].iter().all(|d| first != *d)
 }
 
 #[cfg(test)]

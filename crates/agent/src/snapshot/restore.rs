@@ -5,7 +5,9 @@
 //! agent starts on it, and a repeated restore begins by removing exactly that.
 
 use std::{
-    fs, io,
+    ffi::{OsStr, OsString},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::fchown,
     path::{Path, PathBuf},
 };
 
@@ -18,12 +20,17 @@ use url::Url;
 
 use super::{
     SnapshotError,
-    create::{ASSIGNMENTS, KEYSTORE, blocking, object_name},
-    files::{self, Copying, Staging},
+    create::{ASSIGNMENTS, KEYSTORE, blocking, object_name, read_journal},
+    files::{self, Copying, Listed, Staging, Tree, own_folder},
     manifest::{self, Manifest},
     store::{Store, folder_of},
 };
-use crate::{admin::progress::Progress, disk::HostDisk, engine, node::NodeHandle};
+use crate::{
+    admin::progress::Progress,
+    engine,
+    folder::{Folder, Trust},
+    node::NodeHandle,
+};
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +62,7 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
     }
     let hold = node.hold("a restore puts the files in place").await?;
     if let Some(names) = cut_off {
-        let data_path = config.data_path.clone();
+        let data_path = Folder::open(&config.data_path)?;
         blocking(move || files::remove(&data_path, &names)).await?;
         node.set_restoring(None)?;
     }
@@ -76,18 +83,18 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
     progress.report("make this node's own master key", 1, 2, "steps");
     let prepared = node.prepare_restored(opened).await?;
 
-    let staging = Staging::make(config.keyward_dir().join("restore"))?;
+    let staging = Staging::in_data_path(config, "restore")?;
     check_space(&config.data_path, source.bytes())?;
     let cancelled = node.revoked();
-    source.copy_to(staging.path(), &cancelled, progress).await?;
+    source.copy_to(staging.folder(), &cancelled, progress).await?;
     if cancelled.is_cancelled() {
         return Err(SnapshotError::Revoked);
     }
     let (files, bytes) = (source.files(), source.bytes());
     let place = Place {
         staging,
-        data_path: config.data_path.clone(),
-        keyward_dir: config.keyward_dir(),
+        data_path: Folder::open(&config.data_path)?,
+        own: own_folder(config)?,
         assignments: source.assignments.clone(),
         owner: config
             .engine
@@ -98,22 +105,18 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
             .map_err(SnapshotError::Engine)?,
     };
     let names = place.names()?;
-    let journal = config.keyward_dir().join(ASSIGNMENTS);
-    let journal_before = fs::read(&journal).ok();
+    let journal_before = read_journal(&place.own, Trust::own())?;
+    let (data_path, own) = (place.data_path.again()?, place.own.again()?);
     node.set_restoring(Some(&names))?;
     let placed = match blocking(move || place.all()).await {
         Ok(()) => node.install_restored(prepared, &hold).await.map_err(SnapshotError::Node),
         Err(error) => Err(error),
     };
     if let Err(error) = placed {
-        let data_path = config.data_path.clone();
         blocking(move || {
             files::remove(&data_path, &names)?;
-            let put_back = match journal_before {
-                Some(bytes) => fs::write(&journal, bytes),
-                None => crate::disk::remove_if_there(&HostDisk, &journal),
-            };
-            put_back.map_err(|source| SnapshotError::File { path: journal, source })
+            // The next start gives it to the database's user.
+            replace_journal(&own, journal_before.as_deref(), None)
         })
         .await?;
         node.set_restoring(None)?;
@@ -143,7 +146,7 @@ enum SourceKind {
     /// A snapshot, with a manifest.
     Snapshot { store: Store, manifest: Box<Manifest> },
     /// A copied data path: no checksums but those of the pages themselves.
-    DataPath { root: PathBuf, files: Vec<PathBuf>, bytes: u64 },
+    DataPath { tree: Tree, files: Listed },
 }
 
 impl Source {
@@ -179,20 +182,17 @@ impl Source {
     }
 
     fn data_path(root: PathBuf) -> Result<Self, SnapshotError> {
-        let read = |name: &str| {
-            let path = root.join(".keyward").join(name);
-            fs::read(&path).map_err(|source| SnapshotError::File { path, source })
-        };
-        let keystore = read(KEYSTORE)?;
-        let assignments = match read(ASSIGNMENTS) {
-            Ok(bytes) => Some(bytes),
-            Err(SnapshotError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        let files = files::list(&root)?;
-        let bytes = files.iter().filter_map(|f| fs::metadata(root.join(f)).ok()).map(|m| m.len()).sum();
+        let tree = Tree::copied(&root)?;
+        let own = tree.folder.folder(OsStr::new(".keyward"), tree.trust)?;
+        let mut keystore = Vec::new();
+        let path = own.path().join(KEYSTORE);
+        own.file(OsStr::new(KEYSTORE), tree.trust)?
+            .read_to_end(&mut keystore)
+            .map_err(|source| SnapshotError::File { path, source })?;
+        let assignments = read_journal(&own, tree.trust)?;
+        let files = files::list(&tree)?;
         let shown = format!("file://{}", root.display());
-        Ok(Self { shown, keystore, assignments, kind: SourceKind::DataPath { root, files, bytes } })
+        Ok(Self { shown, keystore, assignments, kind: SourceKind::DataPath { tree, files } })
     }
 
     fn engine_kind(&self) -> Option<&str> {
@@ -205,21 +205,21 @@ impl Source {
     fn files(&self) -> usize {
         match &self.kind {
             SourceKind::Snapshot { manifest, .. } => manifest.files.len(),
-            SourceKind::DataPath { files, .. } => files.len(),
+            SourceKind::DataPath { files, .. } => files.paths.len(),
         }
     }
 
     fn bytes(&self) -> u64 {
         match &self.kind {
             SourceKind::Snapshot { manifest, .. } => manifest.total_bytes(),
-            SourceKind::DataPath { bytes, .. } => *bytes,
+            SourceKind::DataPath { files, .. } => files.bytes,
         }
     }
 
     /// Copies every file to `to`, each checked where there are checksums.
     async fn copy_to(
         &self,
-        to: &Path,
+        to: &Folder,
         cancelled: &CancellationToken,
         progress: &Progress,
     ) -> Result<(), SnapshotError> {
@@ -228,28 +228,30 @@ impl Source {
             SourceKind::Snapshot { store, manifest } => {
                 let mut done = 0;
                 for entry in &manifest.files {
-                    let target = to.join(entry.relative().map_err(SnapshotError::Manifest)?);
-                    files::make_folder(target.parent().unwrap_or(to))?;
+                    let relative = entry.relative().map_err(SnapshotError::Manifest)?;
+                    let (target, shown) = (to.create_at(&relative)?, to.path().join(&relative));
                     let mut on_bytes = |bytes| {
                         done += bytes;
                         progress.report("fetch and check", done, total, "bytes");
                     };
                     let name = object_name(&entry.path);
-                    store.get_file(&name, entry, &target, cancelled, &mut on_bytes).await?;
+                    store.get_file(&name, entry, (target, &shown), cancelled, &mut on_bytes).await?;
                 }
                 Ok(())
             }
-            SourceKind::DataPath { root, files, .. } => {
-                let (root, files, to) = (root.clone(), files.clone(), to.to_owned());
+            SourceKind::DataPath { tree, files } => {
+                let tree = Tree { folder: tree.folder.again()?, trust: tree.trust };
+                let (files, to) = (files.clone(), to.again()?);
                 let progress = progress.clone();
                 blocking(move || {
                     let done = std::cell::Cell::new(0);
-                    files::copy(&root, &to, &files, Copying::ReflinkOrBytes, &|bytes| {
+                    files::copy(&tree, &to, &files.paths, Copying::ReflinkOrBytes, &|bytes| {
                         done.set(done.get() + bytes);
                         progress.report("copy", done.get(), total, "bytes");
                     })
                 })
                 .await
+                .map(drop)
             }
         }
     }
@@ -258,8 +260,9 @@ impl Source {
 /// Everything that moves checked files into the data path; blocking.
 struct Place {
     staging: Staging,
-    data_path: PathBuf,
-    keyward_dir: PathBuf,
+    data_path: Folder,
+    /// `.keyward`.
+    own: Folder,
     assignments: Option<Vec<u8>>,
     owner: Option<(u32, u32)>,
 }
@@ -267,50 +270,48 @@ struct Place {
 impl Place {
     /// What of the staging folder goes into the data path.
     fn names(&self) -> Result<Vec<String>, SnapshotError> {
-        let failed = |source| SnapshotError::File { path: self.staging.path().to_owned(), source };
-        fs::read_dir(self.staging.path())
-            .map_err(failed)?
-            .map(|entry| {
-                let name = entry.map_err(failed)?.file_name();
-                name.into_string().map_err(|_| failed(io::ErrorKind::InvalidFilename.into()))
+        let name = |name: OsString| {
+            name.into_string().map_err(|name| SnapshotError::File {
+                path: self.staging.folder().path().join(name),
+                source: io::ErrorKind::InvalidFilename.into(),
             })
-            .collect()
+        };
+        self.staging.folder().entries()?.into_iter().map(|(entry, _)| name(entry)).collect()
     }
 
     fn all(&self) -> Result<(), SnapshotError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| SnapshotError::File { path, source }
-        };
-        if let Some((uid, gid)) = self.owner {
-            for entry in walkdir::WalkDir::new(self.staging.path()).min_depth(1).into_iter().flatten() {
-                std::os::unix::fs::chown(entry.path(), Some(uid), Some(gid)).map_err(failed(entry.path()))?;
-            }
-            std::os::unix::fs::chown(&self.data_path, Some(uid), Some(gid))
-                .map_err(failed(&self.data_path))?;
+        let staging = self.staging.folder();
+        staging.settle_all(self.owner)?;
+        if let Some(owner) = self.owner {
+            self.data_path.give_to(owner)?;
         }
-        files::sync_folders(self.staging.path())?;
-        for entry in fs::read_dir(self.staging.path()).map_err(failed(self.staging.path()))? {
-            let entry = entry.map_err(failed(self.staging.path()))?;
-            let target = self.data_path.join(entry.file_name());
-            fs::rename(entry.path(), &target).map_err(failed(&target))?;
+        for (name, _) in staging.entries()? {
+            staging.move_into(&name, &self.data_path)?;
         }
-        let journal = self.keyward_dir.join(ASSIGNMENTS);
-        match &self.assignments {
-            Some(bytes) => {
-                fs::write(&journal, bytes).map_err(failed(&journal))?;
-                if let Some((uid, gid)) = self.owner {
-                    std::os::unix::fs::chown(&journal, Some(uid), Some(gid)).map_err(failed(&journal))?;
-                }
-                fs::File::open(&journal).and_then(|f| f.sync_all()).map_err(failed(&journal))?;
-            }
-            None => crate::disk::remove_if_there(&HostDisk, &journal).map_err(failed(&journal))?,
-        }
-        for folder in [&self.keyward_dir, &self.data_path] {
-            fs::File::open(folder).and_then(|f| f.sync_all()).map_err(failed(folder))?;
-        }
-        Ok(())
+        replace_journal(&self.own, self.assignments.as_deref(), self.owner)?;
+        Ok(self.data_path.sync()?)
     }
+}
+
+/// Puts this assignment journal in the place of the one there is, or takes that away; durable when it
+/// returns.
+fn replace_journal(
+    own: &Folder,
+    bytes: Option<&[u8]>,
+    owner: Option<(u32, u32)>,
+) -> Result<(), SnapshotError> {
+    let name = OsStr::new(ASSIGNMENTS);
+    own.remove(name)?;
+    if let Some(bytes) = bytes {
+        let failed = |source| SnapshotError::File { path: own.path().join(name), source };
+        let mut journal = own.create(name)?;
+        journal.write_all(bytes).map_err(failed)?;
+        if let Some((uid, gid)) = owner {
+            fchown(&journal, Some(uid), Some(gid)).map_err(failed)?;
+        }
+        journal.sync_all().map_err(failed)?;
+    }
+    Ok(own.sync()?)
 }
 
 fn check_space(data_path: &Path, needed: u64) -> Result<(), SnapshotError> {

@@ -73,16 +73,16 @@ impl Store {
         Ok(())
     }
 
-    /// Copies a file there, unless `cancelled` comes first; says the bytes as they go.
+    /// Copies an open file there, unless `cancelled` comes first; says the bytes as they go. `shown` is for messages.
     pub(super) async fn put_file(
         &self,
         name: &str,
-        file: &Path,
+        (from, shown): (fs::File, &Path),
         cancelled: &CancellationToken,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<FileEntry, SnapshotError> {
-        let unreadable = |source| SnapshotError::File { path: file.to_owned(), source };
-        let mut from = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let unreadable = |source| SnapshotError::File { path: shown.to_owned(), source };
+        let mut from = tokio::fs::File::from_std(from);
         let mut to = BufWriter::new(Arc::clone(&self.store), self.begin(name));
         let mut hash = Context::new(&SHA256);
         let mut size = 0;
@@ -118,16 +118,16 @@ impl Store {
         }
     }
 
-    /// Copies an object into `file` and checks it against `entry`.
+    /// Copies an object into a new file and checks it against `entry`. `shown` is for messages.
     pub(super) async fn get_file(
         &self,
         name: &str,
         entry: &FileEntry,
-        file: &Path,
+        (to, shown): (fs::File, &Path),
         cancelled: &CancellationToken,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(), SnapshotError> {
-        let unwritable = |source| SnapshotError::File { path: file.to_owned(), source };
+        let unwritable = |source| SnapshotError::File { path: shown.to_owned(), source };
         let damaged = || SnapshotError::Damaged { path: entry.path.clone() };
         let object = match self.store.get(&self.object(name)).await {
             Ok(object) => object,
@@ -135,7 +135,7 @@ impl Store {
             Err(error) => return Err(self.failed(error)),
         };
         let mut stream = object.into_stream();
-        let mut to = tokio::fs::File::create_new(file).await.map_err(unwritable)?;
+        let mut to = tokio::fs::File::from_std(to);
         let mut hash = Context::new(&SHA256);
         let mut size = 0;
         while let Some(chunk) = stream.try_next().await.map_err(|e| self.failed(e))? {
@@ -230,7 +230,8 @@ mod tests {
     async fn stored(store: &Store, dir: &Path, content: &[u8]) -> FileEntry {
         let file = dir.join("source");
         fs::write(&file, content).unwrap();
-        store.put_file("data/a/b.wt", &file, &CancellationToken::new(), &mut |_| {}).await.unwrap()
+        let open = (fs::File::open(&file).unwrap(), &*file);
+        store.put_file("data/a/b.wt", open, &CancellationToken::new(), &mut |_| {}).await.unwrap()
     }
 
     #[tokio::test]
@@ -244,7 +245,8 @@ mod tests {
         let target = dir.path().join("target");
         let mut seen = 0;
         let token = CancellationToken::new();
-        store.get_file("data/a/b.wt", &entry, &target, &token, &mut |n| seen += n).await.unwrap();
+        let open = (fs::File::create_new(&target).unwrap(), &*target);
+        store.get_file("data/a/b.wt", &entry, open, &token, &mut |n| seen += n).await.unwrap();
         assert_eq!(fs::read(&target).unwrap(), content);
         assert_eq!(seen, entry.size);
     }
@@ -264,10 +266,13 @@ mod tests {
         {
             store.put("data/a/b.wt", bad).await.unwrap();
             let target = dir.path().join(format!("target-{n}"));
-            let result = store.get_file("data/a/b.wt", &entry, &target, &token, &mut |_| {}).await;
+            let open = (fs::File::create_new(&target).unwrap(), &*target);
+            let result = store.get_file("data/a/b.wt", &entry, open, &token, &mut |_| {}).await;
             assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{n}: {result:?}");
         }
-        let result = store.get_file("data/gone", &entry, &dir.path().join("t"), &token, &mut |_| {}).await;
+        let target = dir.path().join("t");
+        let open = (fs::File::create_new(&target).unwrap(), &*target);
+        let result = store.get_file("data/gone", &entry, open, &token, &mut |_| {}).await;
         assert!(matches!(result, Err(SnapshotError::Damaged { .. })));
     }
 
@@ -280,7 +285,7 @@ mod tests {
         let token = CancellationToken::new();
         let mut sent = 0;
         let result = store
-            .put_file("data/x", &file, &token, &mut |n| {
+            .put_file("data/x", (fs::File::open(&file).unwrap(), &file), &token, &mut |n| {
                 sent += n;
                 if sent > 12 * CHUNK as u64 {
                     token.cancel();

@@ -44,7 +44,7 @@ async fn a_customer_key_that_expires_is_warned_of_at_each_step_and_still_unwraps
         world.vault.admin.change_key("k1", &settings).await?;
         Ok(())
     };
-    for (days, words) in [(45, "60 days"), (20, "30 days"), (10, "14 days"), (3, "7 days"), (0, "1 days")] {
+    for (days, words) in [(45, "60 days"), (20, "30 days"), (10, "14 days"), (3, "7 days"), (0, "1 day")] {
         expires_in(days * DAY_S + 3600).await?;
         let text = format!("the customer key expires in less than {words}: make a new version");
         until(&agent.client, &text, |s| warned(s, &text)).await?;
@@ -83,11 +83,11 @@ async fn old_keystore(config: &Config, age_days: i64) -> Result<()> {
     let (unwrapped, _) = service.unwrap(key, &wrap.ciphertext).await?;
     let wrap = wrap.verified(&master, &unwrapped)?;
     let node_id = NodeId::make();
-    let (_, image) = OpenKeystore::create(node_id, master, vec![wrap], 8, made)?;
+    let (made, _) = OpenKeystore::create(node_id, master, vec![wrap], 8, made)?;
     let memory = Memory::open(&config.state_dir, Arc::new(HostDisk))?;
     memory.set_claim(&Claim { node_id, seen_generation: 0 })?;
     HostDisk.create_dir(&config.keyward_dir())?;
-    KeystoreFile::new(&config.keyward_dir(), Arc::new(HostDisk), memory).commit(None, node_id, &image)?;
+    KeystoreFile::new(&config.keyward_dir(), Arc::new(HostDisk), memory).commit(None, made.sealed())?;
     Ok(())
 }
 
@@ -127,7 +127,7 @@ async fn a_client_secret_that_expires_is_warned_of_and_expired_is_an_outage_neve
         (29, Some("30 days")),
         (13, Some("14 days")),
         (6, Some("7 days")),
-        (1, Some("1 days")),
+        (1, Some("1 day")),
     ] {
         config.customer_key.client_secret_expires = Some(secret_ends(days)?);
         let agent = Agent::start(config.clone()).await?;

@@ -27,7 +27,8 @@ async fn a_token_lets_one_node_in_once_and_within_a_day() -> Result<()> {
     let token = server.token().await?;
     let other_authority = JoinText { ca_sha256: "ab".repeat(32), ..token.clone() };
     let failure = join_with(&agent, &other_authority.to_string()).await;
-    assert!(failure.message.contains("does not answer"), "{failure:?}");
+    assert!(failure.message.contains("is not under the authority that this node knows"), "{failure:?}");
+    assert!(failure.hint.contains("make a token on the server you mean"), "{failure:?}");
     let (id, _) = token.secret.split_once('.').unwrap();
     let guessed = JoinText { secret: format!("{id}.{}", "A".repeat(43)), ..token.clone() };
     let failure = join_with(&agent, &guessed.to_string()).await;

@@ -3,11 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adopting;
 mod applying;
+mod authority;
 mod joining;
 mod keys;
 mod leaving;
 mod maintenance;
+mod private;
 mod resync;
 mod server;
 mod site;

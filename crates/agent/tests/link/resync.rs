@@ -15,10 +15,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use keyward_agent::{admin::Request, config::Config};
 use keyward_model::event::EventType;
+use keyward_testkit::certificates::Authority;
 use mongodb::{
     Client,
     bson::{Document, doc},
-    options::{ClientOptions, ServerAddress},
+    options::{ClientOptions, ServerAddress, Tls, TlsOptions},
 };
 use serde_json::{Value, json};
 
@@ -38,23 +39,45 @@ struct Member {
     name: &'static str,
     data_path: PathBuf,
     port: u16,
+    /// What it is started with, beside where.
+    arguments: Vec<String>,
     client: Client,
+    clients_tls: Option<TlsOptions>,
 }
 
 impl Member {
-    async fn start(world: &World, name: &'static str) -> Result<Self> {
+    async fn start(world: &World, name: &'static str, authority: Option<&Authority>) -> Result<Self> {
         let (data_path, port) = (world.path(name).join("db"), free_port()?);
         fs::create_dir_all(&data_path)?;
+        let mut arguments = vec!["--replSet".to_owned(), SET.to_owned()];
+        let mut clients_tls = None;
+        if let Some(authority) = authority {
+            let own = authority.sign(name, &["127.0.0.1"])?;
+            for (option, value) in [
+                ("--tlsMode", Path::new("requireTLS")),
+                ("--tlsCertificateKeyFile", &own),
+                ("--tlsCAFile", authority.ca_file()),
+            ] {
+                arguments.extend([option.to_owned(), value.display().to_string()]);
+            }
+            let options = TlsOptions::builder()
+                .ca_file_path(authority.ca_file().to_owned())
+                .cert_key_file_path(authority.sign("client", &[])?)
+                .build();
+            clients_tls = Some(options);
+        }
         let status = Command::new(program()?)
             .arg("--dbpath")
             .arg(&data_path)
-            .args(["--port", &port.to_string(), "--replSet", SET, "--directoryperdb", "--fork", "--logpath"])
+            .args(["--port", &port.to_string(), "--directoryperdb", "--fork", "--logpath"])
             .arg(world.path(name).join("operators.log"))
+            .args(&arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .status()?;
         ensure!(status.success(), "the operator's mongod did not start: {status}");
-        Ok(Self { name, data_path, port, client: client(port)? })
+        let client = client(port, clients_tls.as_ref())?;
+        Ok(Self { name, data_path, port, arguments, client, clients_tls })
     }
 
     fn address(&self) -> String {
@@ -101,9 +124,10 @@ fn program() -> Result<PathBuf> {
     }
 }
 
-fn client(port: u16) -> Result<Client> {
+fn client(port: u16, tls: Option<&TlsOptions>) -> Result<Client> {
     let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(port) };
     let options = ClientOptions::builder()
+        .tls(tls.cloned().map(Tls::Enabled))
         .hosts(vec![address])
         .direct_connection(true)
         .server_selection_timeout(Duration::from_millis(1_500))
@@ -112,13 +136,13 @@ fn client(port: u16) -> Result<Client> {
     Ok(Client::with_options(options)?)
 }
 
-/// The file of an agent that finds `member` running.
-fn agent_file(world: &World, member: &Member) -> Result<Config> {
+/// The file of an agent that finds `member` running; with `more` at its end.
+fn agent_file(world: &World, member: &Member, more: &str) -> Result<Config> {
     let (path, _) = waiting_node_at(world, member.name, member.port)?;
     let python = keyward_testkit::python::secantusdb()?;
-    let text = fs::read_to_string(path)?
+    let text = format!("{}\n{more}", fs::read_to_string(path)?)
         .replace("kind = \"secantusdb\"", "kind = \"mongod\"")
-        .replace("args = [\"--sync-on-commit\"]", &format!("args = [\"--replSet\", \"{SET}\"]"))
+        .replace("args = [\"--sync-on-commit\"]", &format!("args = {}", json!(member.arguments)))
         .replace(
             &format!("program = \"{}\"", python.display()),
             &format!("program = \"{}\"", program()?.display()),
@@ -148,7 +172,10 @@ struct Watch {
 impl Watch {
     fn start(members: &[Member]) -> Result<Self> {
         let (stop, looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let clients: Vec<Client> = members.iter().map(|member| client(member.port)).collect::<Result<_>>()?;
+        let clients: Vec<Client> = members
+            .iter()
+            .map(|member| client(member.port, member.clients_tls.as_ref()))
+            .collect::<Result<_>>()?;
         let (ended, counted) = (Arc::clone(&stop), Arc::clone(&looks));
         let task = tokio::spawn(async move {
             let mut bad = Vec::new();
@@ -210,23 +237,22 @@ async fn primary(members: &[Member]) -> Result<&Member> {
     bail!("there is no primary")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing() -> Result<()> {
-    println!("mongod: {}", program()?.display());
-    let world = World::new().await?;
+/// Three members with documents, and who was primary.
+async fn replica_set(world: &World, authority: Option<&Authority>) -> Result<(Vec<Member>, &'static str)> {
+    eprintln!("mongod: {}", program()?.display());
     let mut members = Vec::new();
     for name in ["n1", "n2", "n3"] {
-        members.push(Member::start(&world, name).await?);
+        members.push(Member::start(world, name, authority).await?);
     }
     initiate(&members).await?;
     let first = primary(&members).await?;
+    let former_primary = first.name;
     for database in DATABASES {
         let documents =
             (0..DOCUMENTS).map(|n| doc! { "_id": n, "text": format!("{MARKER}{n}") }).collect::<Vec<_>>();
         let insert = doc! { "insert": "c", "documents": documents, "writeConcern": { "w": "majority" } };
         first.client.database(database).run_command(insert).await?;
     }
-    let former_primary = first.name;
     until("all members have all documents", async || {
         for member in &members {
             for database in DATABASES {
@@ -238,7 +264,11 @@ async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing
         Ok(true)
     })
     .await?;
+    Ok((members, former_primary))
+}
 
+/// A server that reaches the world's vault, and its project.
+async fn server(world: &World) -> Result<(Site, String)> {
     let vault = world.vault.running.as_ref().context("the vault runs")?.description().clone();
     let site = Site::start(&world.path("server"), |config| {
         config.azure = Some(azure(&vault));
@@ -249,14 +279,11 @@ async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing
     let group = format!("/api/atlas/v2/groups/{project}");
     let key = json!({ "azureKeyVault": azure_key_vault(&vault, &world.key_identifier) });
     site.ask(200, "PATCH", &format!("{group}/encryptionAtRest"), Some(key)).await?;
+    Ok((site, project))
+}
 
-    // Adopted as they are.
-    let mut agents = Vec::new();
-    for member in &members {
-        let agent = Agent::start(agent_file(&world, member)?).await?;
-        join(&agent.client, &site.token(&project).await?).await?;
-        agents.push(agent);
-    }
+/// The set as a cluster of `project`; gives where the server has it.
+async fn adopt(site: &Site, project: &str) -> Result<String> {
     let cluster = json!({
         "name": SET, "clusterType": "REPLICASET", "encryptionAtRestProvider": "NONE",
         "replicationSpecs": [{"regionConfigs": [{
@@ -264,13 +291,51 @@ async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing
             "electableSpecs": {"instanceSize": "M10", "nodeCount": 3},
         }]}],
     });
+    let group = format!("/api/atlas/v2/groups/{project}");
     site.ask(201, "POST", &format!("{group}/clusters"), Some(cluster)).await?;
     let one = format!("{group}/clusters/{SET}");
-    let idle = async || Ok(site.ask(200, "GET", &one, None).await?["stateName"] == "IDLE");
-    until("the set is adopted", idle).await?;
-    for node in nodes(&site, &project).await? {
+    until("the set is adopted", async || is_idle(site, &one).await).await?;
+    for node in nodes(site, project).await? {
         assert_eq!((&node["state"], &node["encrypted"]), (&json!("running"), &json!(false)), "{node}");
     }
+    Ok(one)
+}
+
+async fn is_idle(site: &Site, cluster: &str) -> Result<bool> {
+    Ok(site.ask(200, "GET", cluster, None).await?["stateName"] == "IDLE")
+}
+
+/// What is so of every member once all are encrypted.
+async fn assert_encrypted(world: &World, site: &Site, project: &str, members: &[Member]) -> Result<()> {
+    for member in members {
+        for database in DATABASES {
+            let count = member.count(database).await?;
+            assert_eq!(count, u64::try_from(DOCUMENTS)?, "{database} on {}", member.name);
+        }
+        assert!(!has_plaintext(&member.data_path), "{} still holds plaintext", member.name);
+    }
+    for node in nodes(site, project).await? {
+        assert_eq!(node["customerKey"], json!(world.key_identifier), "{node}");
+        assert_eq!(node["done"], json!(true), "{node}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing() -> Result<()> {
+    let world = World::new().await?;
+    let (members, former_primary) = replica_set(&world, None).await?;
+    let (site, project) = server(&world).await?;
+
+    // Adopted as they are.
+    let mut agents = Vec::new();
+    for member in &members {
+        let agent = Agent::start(agent_file(&world, member, "")?).await?;
+        join(&agent.client, &site.token(&project).await?).await?;
+        agents.push(agent);
+    }
+    let one = adopt(&site, &project).await?;
+    let idle = async || is_idle(&site, &one).await;
     let status = agents[0].client.status().await?;
     assert!(status.reason.contains("not encrypted"), "{}", status.reason);
     let pid = status.engine.context("the operator's process")?.pid;
@@ -317,17 +382,7 @@ async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing
     assert_eq!(encrypted_before, [0, 1, 2]);
     assert_eq!(approved.last(), Some(&former_primary), "{approved:?}");
     ensure!(primary(&members).await?.name != former_primary, "it has handed over");
-    for member in &members {
-        for database in DATABASES {
-            let count = member.count(database).await?;
-            assert_eq!(count, u64::try_from(DOCUMENTS)?, "{database} on {}", member.name);
-        }
-        assert!(!has_plaintext(&member.data_path), "{} still holds plaintext", member.name);
-    }
-    for node in nodes(&site, &project).await? {
-        assert_eq!(node["customerKey"], json!(world.key_identifier), "{node}");
-        assert_eq!(node["done"], json!(true), "{node}");
-    }
+    assert_encrypted(&world, &site, &project, &members).await?;
     for (agent, member) in agents.iter().zip(&members) {
         let status = agent.client.status().await?;
         for database in DATABASES {
@@ -338,6 +393,43 @@ async fn an_existing_replica_set_is_encrypted_member_by_member_and_loses_nothing
     }
     assert_eq!(site.events(EventType::ClusterResyncStarted).await?, 1);
     until("the end is told", async || Ok(site.events(EventType::ClusterResyncCompleted).await? == 1)).await?;
+    for agent in agents {
+        agent.stop_all().await?;
+    }
+    site.stop().await;
+    Ok(())
+}
+
+/// The members, their clients and the agents speak TLS alone, each with a certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_existing_replica_set_that_requires_tls_is_encrypted_over_tls() -> Result<()> {
+    let world = World::new().await?;
+    let authority = Authority::new(&world.path("certificates"), "members")?;
+    let (members, _) = replica_set(&world, Some(&authority)).await?;
+    let (site, project) = server(&world).await?;
+    let own = authority.sign("agent", &[])?;
+    let more =
+        format!("[engine.tls]\ncertificate_file = \"{}\"\n[server]\napprove = [\"resync\"]\n", own.display());
+    let mut agents = Vec::new();
+    for member in &members {
+        let agent = Agent::start(agent_file(&world, member, &more)?).await?;
+        join(&agent.client, &site.token(&project).await?).await?;
+        agents.push(agent);
+    }
+    let one = adopt(&site, &project).await?;
+    for member in &members {
+        assert!(has_plaintext(&member.data_path), "the control: {} is in the clear", member.name);
+    }
+    let on = json!({ "encryptionAtRestProvider": "AZURE" });
+    assert_eq!(site.ask(200, "PATCH", &one, Some(on)).await?["stateName"], "UPDATING");
+    until("encrypted", async || is_idle(&site, &one).await).await?;
+    assert_encrypted(&world, &site, &project, &members).await?;
+
+    // What keyward started speaks TLS alone, as before.
+    for member in &members {
+        let plain = client(member.port, None)?.database("admin").run_command(doc! { "hello": 1 }).await;
+        assert!(plain.is_err(), "{} answers in the clear: {plain:?}", member.name);
+    }
     for agent in agents {
         agent.stop_all().await?;
     }

@@ -65,6 +65,17 @@ impl Site {
 
     /// A signed request; status and body.
     pub(crate) async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Result<(u16, Value)> {
+        let (status, _, body) = self.exchange(method, path, body).await?;
+        Ok((status, body))
+    }
+
+    /// The same with the answer's headers.
+    pub(crate) async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, http::HeaderMap, Value)> {
         let request = || {
             let request = self.http.request(method.parse()?, format!("{}{path}", self.url));
             let request = request.header("accept", "application/vnd.atlas.2025-03-12+json");
@@ -87,8 +98,8 @@ impl Site {
         );
         let signed = digest_auth::parse(&challenge)?.respond(&who)?.to_header_string();
         let answer = request()?.header("authorization", signed).send().await?;
-        let status = answer.status().as_u16();
-        Ok((status, serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null)))
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Ok((status, headers, serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null)))
     }
 
     /// The same where it must be answered with `status`.

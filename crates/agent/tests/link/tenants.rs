@@ -101,7 +101,7 @@ async fn forward(
 }
 
 /// From its next start the vault sends its callers to this token endpoint.
-fn send_callers_to(dir: &Path, authority: &str) -> Result<()> {
+pub(crate) fn send_callers_to(dir: &Path, authority: &str) -> Result<()> {
     let file = dir.join("state.json");
     let mut state: Value = serde_json::from_slice(&fs::read(&file)?)?;
     state["authority"] = authority.into();

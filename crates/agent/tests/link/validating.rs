@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use keyward_vault::fault::FaultKind;
+use keyward_vault::{fault::FaultKind, state::Settings};
 use serde_json::{Value, json};
 
 use crate::{
@@ -70,6 +70,14 @@ async fn a_node_tries_out_what_the_server_cannot_reach() -> Result<()> {
         assert!(detail.contains("Seen from node n"), "{detail}");
         world.vault.admin.clear_faults().await?;
     }
+    // So is the time that the vault asks it to wait.
+    let settings = world.vault.admin.status().await?.settings;
+    world.vault.admin.set_settings(&Settings { retry_after_s: 61, ..settings }).await?;
+    world.vault.admin.set_fault(FaultKind::Throttle, None).await?;
+    let (status, headers, answer) = site.exchange("PATCH", &path, Some(wanted(json!({})))).await?;
+    assert_eq!((status, &answer["errorCode"]), (503, &json!("AZURE_KEY_VAULT_UNAVAILABLE")), "{answer}");
+    assert_eq!(headers.get("retry-after").context("a time to wait")?, "61");
+    world.vault.admin.clear_faults().await?;
     world.vault.admin.disable_key("k1").await?;
     let detail = refused(wanted(json!({})), 400, "AZURE_KEY_VAULT_KEY_NOT_ENABLED").await?;
     assert!(detail.contains("Seen from node n"), "{detail}");

@@ -5,17 +5,22 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use keyward_agent::{
+    Clock,
     admin::{
         Request,
         client::{AdminClient, ClientError},
     },
     config::Config,
+    disk::HostDisk,
+    node::{MakeService, Parts},
 };
+use keyward_kms::azure::{AzureKeyService, names::Names};
 use keyward_model::{KeyIdentifier, NodeState, NodeStatus};
 use keyward_vault::{RunningVault, ServeOptions, client::VaultAdmin};
 use tokio::task::JoinHandle;
@@ -198,11 +203,37 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn start(config: Config) -> Result<Self> {
-        let socket = config.admin_socket.clone();
-        let shutdown = CancellationToken::new();
-        let mut task = tokio::spawn(keyward_agent::run(config, shutdown.clone()));
+        let (socket, shutdown) = (config.admin_socket.clone(), CancellationToken::new());
+        let task = tokio::spawn(keyward_agent::run(config, shutdown.clone()));
+        Self::connect(&socket, shutdown, task).await
+    }
+
+    /// One that asks this resolver for the addresses of vaults, Entra ID and ARM.
+    pub(crate) async fn start_with_names(config: Config, names: Arc<dyn Names>) -> Result<Self> {
+        for dir in [&config.state_dir, &config.keyward_dir()] {
+            fs::create_dir_all(dir)?;
+        }
+        let make_service: MakeService = Arc::new(move |azure| {
+            Ok(Arc::new(AzureKeyService::with_names(azure.clone(), Arc::clone(&names))?) as _)
+        });
+        let parts = Parts {
+            make_service,
+            engine: keyward_agent::engine::open(&config)?,
+            disk: Arc::new(HostDisk),
+            clock: Clock::open()?,
+        };
+        let (socket, shutdown) = (config.admin_socket.clone(), CancellationToken::new());
+        let task = tokio::spawn(keyward_agent::serve(config, parts, shutdown.clone()));
+        Self::connect(&socket, shutdown, task).await
+    }
+
+    async fn connect(
+        socket: &Path,
+        shutdown: CancellationToken,
+        mut task: JoinHandle<Result<(), keyward_agent::RunError>>,
+    ) -> Result<Self> {
         let client = tokio::select! {
-            client = connect(&socket) => client?,
+            client = connect(socket) => client?,
             ended = &mut task => {
                 ended??;
                 bail!("the agent ended at once");

@@ -120,7 +120,7 @@ impl Obstacle {
             Self::Dates => (
                 "its certificate does not hold now",
                 "check this host's clock; else the server needs a new certificate: one that was given \
-                 (tls_certificate_file) is replaced, its own is renewed when it starts"
+                 (tls_certificate_file) is replaced, its own is renewed in time while it runs"
                     .into(),
             ),
             Self::Name => (

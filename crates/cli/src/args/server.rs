@@ -8,7 +8,8 @@ use url::Url;
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   keyward server init --config /etc/keyward/server.toml   once
-  keyward server run --config /etc/keyward/server.toml";
+  keyward server run --config /etc/keyward/server.toml
+  keyward server authority show --config /etc/keyward/server.toml";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServerCommand {
@@ -27,6 +28,9 @@ exists is left as it is.")]
         #[arg(long)]
         json: bool,
     },
+    /// The authority that agents recognize the server by: look at it, replace it
+    #[command(subcommand, after_help = AUTHORITY_EXAMPLES)]
+    Authority(AuthorityCommand),
     /// Serve the API and the agents, until SIGTERM or Ctrl-C
     #[command(after_help = "\
 Examples:
@@ -35,6 +39,56 @@ Examples:
         #[command(flatten)]
         config: ServerConfig,
     },
+}
+
+pub(crate) const AUTHORITY_EXAMPLES: &str = "\
+Examples:
+  keyward server authority show --config /etc/keyward/server.toml
+  keyward server authority rotate --config /etc/keyward/server.toml
+  keyward server authority retire --config /etc/keyward/server.toml
+
+Servers that run take over what these commands do within seconds. The server
+replaces the authority by itself after five years.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthorityCommand {
+    /// Show it, and which nodes still need the one before it
+    #[command(after_help = "\
+Examples:
+  keyward server authority show --config /etc/keyward/server.toml")]
+    Show(AuthorityArguments),
+    /// Put a new one in its place; nodes learn of it when they next call, and both are trusted meanwhile
+    #[command(after_help = "\
+Examples:
+  keyward server authority rotate --config /etc/keyward/server.toml
+
+The former authority issues nothing any more; it goes by itself when no node
+needs it.")]
+    Rotate(AuthorityArguments),
+    /// Let the former one go now
+    #[command(after_help = "\
+Examples:
+  keyward server authority retire --config /etc/keyward/server.toml
+  keyward server authority retire --config /etc/keyward/server.toml --force
+
+Refused while nodes need it, which are then named. With --force they have to
+join again: keyward project join-token create, keyward node join.")]
+    Retire {
+        #[command(flatten)]
+        arguments: AuthorityArguments,
+        /// Although nodes need it
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuthorityArguments {
+    #[command(flatten)]
+    pub(crate) config: ServerConfig,
+    /// Only data on stdout, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use keyward_agent::engine::exposure::How;
 use keyward_agent::prove::{Proof, ProofVerdict};
+use keyward_model::count::counted;
 
 use super::{GREEN, RED, YELLOW, bytes, styled};
 
@@ -16,9 +17,12 @@ pub(crate) fn text(proof: &Proof) -> String {
     };
     let mut lines = vec![format!("{verdict}: {}", proof.reason)];
     let mut field = |name: &str, value: String| lines.push(format!("  {name:<14} {value}"));
-    field("written", format!("{} markers, {} in all", proof.markers, bytes(proof.written_bytes)));
+    field(
+        "written",
+        format!("{}, {} in all", counted(proof.markers, "marker", "markers"), bytes(proof.written_bytes)),
+    );
     field("searched for", proof.forms.join(", "));
-    field("searched", format!("{} files, {}", proof.files, bytes(proof.bytes)));
+    field("searched", format!("{}, {}", counted(proof.files, "file", "files"), bytes(proof.bytes)));
     for (name, blocks, what) in
         [("data files", &proof.blocks, "blocks"), ("journal", &proof.journal, "records")]
     {
@@ -45,16 +49,16 @@ pub(crate) fn text(proof: &Proof) -> String {
     for file in hits.iter().take(LISTED) {
         let first = file.hits.first().map(|hit| format!("{} at byte {}", hit.encoding, hit.offset));
         let value = format!(
-            "{}: {} times, first {}",
+            "{}: {}, first {}",
             file.path.display(),
-            file.hits.len(),
+            counted(file.hits.len(), "time", "times"),
             first.unwrap_or_default()
         );
         field(name, styled(&value, RED));
         name = "";
     }
     if hits.len() > LISTED {
-        field("", format!("and in {} more files", hits.len() - LISTED));
+        field("", format!("and in {}", counted(hits.len() - LISTED, "more file", "more files")));
     }
     let mut name = "not searched";
     for skipped in proof.skipped.iter().take(LISTED) {

@@ -6,6 +6,7 @@
 mod processes;
 
 mod alerts;
+mod authority;
 mod endpoints;
 mod events;
 mod login;

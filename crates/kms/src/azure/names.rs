@@ -90,14 +90,4 @@ mod tests {
         let found = HostNames.look_up("localhost").unwrap();
         assert!(!found.is_empty() && found.iter().all(IpAddr::is_loopback), "{found:?}");
     }
-
-    /// RFC 6761 keeps `.invalid` free. Without a DNS server the host cannot know that: then it must not say so.
-    #[test]
-    fn a_name_that_nobody_has() {
-        let failed = HostNames.look_up("no-such-vault.invalid").unwrap_err();
-        println!("this host's resolver: {failed:?}");
-        if let NoAddress::NotAnswered(why) = failed {
-            assert!(!why.is_empty());
-        }
-    }
 }

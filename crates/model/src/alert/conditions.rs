@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{AlertType, Subject, Trigger};
 use crate::{
     Class, KeyIdentifier, NodeState, Timestamp,
+    count::counted,
     encryption::EncryptionAtRest,
     event::{Actor, Event},
     id::ClusterId,
@@ -108,7 +109,8 @@ fn client_secret(now: Timestamp, encryption: &EncryptionAtRest) -> Option<Condit
             "The client secret of application {client} expired on {expires}; the vault refuses keyward."
         ),
         days => {
-            format!("The client secret of application {client} expires within {days} days, on {expires}.")
+            let days = counted(days, "day", "days");
+            format!("The client secret of application {client} expires within {days}, on {expires}.")
         }
     };
     let subject = Subject { stage_days: Some(stage), ..Subject::default() };
@@ -326,6 +328,7 @@ mod tests {
             enrolled_at: at(0),
             revoked_at: None,
             silent_since: None,
+            authority: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{NodeState, Timestamp, Verdict, id::NodeId};
+use crate::{NodeState, Timestamp, Verdict, count::counted, id::NodeId};
 
 /// Something that is to be done and is not done yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,23 +118,13 @@ impl Waiting {
     pub fn text(&self, own: Option<NodeId>) -> String {
         let Waiting { work, on } = self;
         match on {
+            // What is wrong with the node itself is said, not waited for.
             WaitingOn::NodeUnhealthy { node, state } if own == Some(*node) => match state {
                 Some(state) => format!("{work}: this node is {state}"),
                 None => format!("{work}: this node is silent"),
             },
             WaitingOn::Member { node } if own == Some(*node) => {
                 format!("{work}: this node is neither primary nor secondary")
-            }
-            WaitingOn::Report { node }
-            | WaitingOn::StepDown { node }
-            | WaitingOn::NoReplicaSet { node }
-            | WaitingOn::Verdict { node, .. }
-            | WaitingOn::Approval { node }
-                if own == Some(*node) =>
-            {
-                format!("{work} waits for {on}")
-                    .replace(&format!("the report of node {node}"), "this node's report")
-                    .replace(&format!("node {node}"), "this node")
             }
             WaitingOn::Report { .. }
             | WaitingOn::OtherNode { .. }
@@ -148,8 +138,26 @@ impl Waiting {
             | WaitingOn::Approval { .. }
             | WaitingOn::NoFreeNode { .. }
             | WaitingOn::NoCustomerKey
-            | WaitingOn::Paused => format!("{work} waits for {on}"),
+            | WaitingOn::Paused => format!("{work} waits for {}", InWords { on, own }),
         }
+    }
+}
+
+/// What is waited for, on the page of a node.
+struct InWords<'w> {
+    on: &'w WaitingOn,
+    own: Option<NodeId>,
+}
+
+/// What a node is called there.
+struct Called {
+    node: NodeId,
+    own: bool,
+}
+
+impl fmt::Display for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.own { f.write_str("this node") } else { write!(f, "node {}", self.node) }
     }
 }
 
@@ -193,26 +201,36 @@ impl fmt::Display for Work {
 
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WaitingOn::Report { node } => write!(f, "the report of node {node} that it is done"),
-            WaitingOn::OtherNode { node } => write!(f, "node {node}, which is being worked on"),
+        InWords { on: self, own: None }.fmt(f)
+    }
+}
+
+impl fmt::Display for InWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let called = |node: &NodeId| Called { node: *node, own: self.own == Some(*node) };
+        match self.on {
+            WaitingOn::Report { node } => match called(node) {
+                Called { own: true, .. } => f.write_str("this node's report that it is done"),
+                other => write!(f, "the report of {other} that it is done"),
+            },
+            WaitingOn::OtherNode { node } => write!(f, "{}, which is being worked on", called(node)),
             WaitingOn::NodeUnhealthy { node, state: Some(state) } => {
-                write!(f, "node {node} to be well again; it is {state}")
+                write!(f, "{} to be well again; it is {state}", called(node))
             }
-            WaitingOn::NodeUnhealthy { node, state: None } => write!(f, "node {node}, which is silent"),
-            WaitingOn::Member { node } => write!(f, "node {node} to be primary or secondary again"),
-            WaitingOn::StepDown { node } => write!(f, "another primary than node {node}"),
+            WaitingOn::NodeUnhealthy { node, state: None } => write!(f, "{}, which is silent", called(node)),
+            WaitingOn::Member { node } => write!(f, "{} to be primary or secondary again", called(node)),
+            WaitingOn::StepDown { node } => write!(f, "another primary than {}", called(node)),
             WaitingOn::Majority { left, needed } => {
-                write!(f, "a majority: {left} members would be left and {needed} are needed")
+                let members = counted(*left, "member", "members");
+                let are = if *needed == 1 { "is" } else { "are" };
+                write!(f, "a majority: {members} would be left and {needed} {are} needed")
             }
             WaitingOn::NoReplicaSet { node } => {
-                write!(f, "a replica set: nothing could fill node {node} again")
+                write!(f, "a replica set: nothing could fill {} again", called(node))
             }
             WaitingOn::Window { opens, days_late, past_day_90: true } => {
-                write!(
-                    f,
-                    "the maintenance window, {opens}, deferred to {days_late} days past day 90 of the master key"
-                )
+                let late = counted(*days_late, "day", "days");
+                write!(f, "the maintenance window, {opens}, deferred to {late} past day 90 of the master key")
             }
             WaitingOn::Window { opens, .. } => write!(f, "the maintenance window, {opens}"),
             WaitingOn::Verdict { node, verdict } => {
@@ -221,9 +239,12 @@ impl fmt::Display for WaitingOn {
                     Verdict::Unavailable => "cannot reach the customer key",
                     Verdict::Revoked => "says that the customer key was taken away",
                 };
-                write!(f, "the customer key: node {node} {says}")
+                write!(f, "the customer key: {} {says}", called(node))
             }
-            WaitingOn::Approval { node } => write!(f, "`keyward node approve` on node {node}"),
+            WaitingOn::Approval { node } => write!(f, "`keyward node approve` on {}", called(node)),
+            WaitingOn::NoFreeNode { missing: 1 } => {
+                f.write_str("1 more enrolled node of the project that belongs to no cluster")
+            }
             WaitingOn::NoFreeNode { missing } => {
                 write!(f, "{missing} more enrolled nodes of the project that belong to no cluster")
             }
@@ -232,5 +253,90 @@ impl fmt::Display for WaitingOn {
             }
             WaitingOn::Paused => f.write_str("the cluster to be resumed; it is paused"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_own_part_is_said_of_this_node() {
+        let (own, other) = (NodeId(uuid::Uuid::from_u128(1)), NodeId(uuid::Uuid::from_u128(2)));
+        let text = |on: &dyn Fn(NodeId) -> WaitingOn, node| {
+            Waiting { work: Work::MoveKey, on: on(node) }.text(Some(own))
+        };
+        type Made = (&'static dyn Fn(NodeId) -> WaitingOn, &'static str, &'static str);
+        let all: [Made; 8] = [
+            (
+                &|node| WaitingOn::Report { node },
+                " waits for this node's report that it is done",
+                " waits for the report of NODE that it is done",
+            ),
+            (
+                &|node| WaitingOn::OtherNode { node },
+                " waits for this node, which is being worked on",
+                " waits for NODE, which is being worked on",
+            ),
+            (
+                &|node| WaitingOn::NodeUnhealthy { node, state: Some(NodeState::Stopped) },
+                ": this node is stopped",
+                " waits for NODE to be well again; it is stopped",
+            ),
+            (
+                &|node| WaitingOn::Member { node },
+                ": this node is neither primary nor secondary",
+                " waits for NODE to be primary or secondary again",
+            ),
+            (
+                &|node| WaitingOn::StepDown { node },
+                " waits for another primary than this node",
+                " waits for another primary than NODE",
+            ),
+            (
+                &|node| WaitingOn::NoReplicaSet { node },
+                " waits for a replica set: nothing could fill this node again",
+                " waits for a replica set: nothing could fill NODE again",
+            ),
+            (
+                &|node| WaitingOn::Verdict { node, verdict: Verdict::Unavailable },
+                " waits for the customer key: this node cannot reach the customer key",
+                " waits for the customer key: NODE cannot reach the customer key",
+            ),
+            (
+                &|node| WaitingOn::Approval { node },
+                " waits for `keyward node approve` on this node",
+                " waits for `keyward node approve` on NODE",
+            ),
+        ];
+        for (on, of_own, of_other) in all {
+            let work = Work::MoveKey;
+            assert_eq!(text(on, own), format!("{work}{of_own}"));
+            assert_eq!(
+                text(on, other),
+                format!("{work}{}", of_other.replace("NODE", &format!("node {other}")))
+            );
+        }
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        let text = |on: WaitingOn| on.to_string();
+        let opens = Timestamp::from_epoch_ms(0);
+        let window = |days_late| text(WaitingOn::Window { opens, days_late, past_day_90: true });
+        assert!(window(1).ends_with("deferred to 1 day past day 90 of the master key"), "{}", window(1));
+        assert!(window(2).ends_with("deferred to 2 days past day 90 of the master key"), "{}", window(2));
+        assert_eq!(
+            text(WaitingOn::Majority { left: 1, needed: 2 }),
+            "a majority: 1 member would be left and 2 are needed"
+        );
+        assert_eq!(
+            text(WaitingOn::NoFreeNode { missing: 1 }),
+            "1 more enrolled node of the project that belongs to no cluster"
+        );
+        assert_eq!(
+            text(WaitingOn::NoFreeNode { missing: 2 }),
+            "2 more enrolled nodes of the project that belong to no cluster"
+        );
     }
 }

@@ -75,20 +75,15 @@ pub fn operations() -> Vec<Operation> {
 }
 
 async fn list(request: Request) -> Result<Reply, ApiError> {
-    let status = match request.query("status") {
-        None => None,
-        Some("OPEN") => Some(AlertStatus::Open),
-        Some("TRACKING") => Some(AlertStatus::Tracking),
-        Some("CLOSED") => Some(AlertStatus::Closed),
-        Some(_) => {
-            return Err(ApiError::new(Code::InvalidQueryParameter)
-                .detail("The query parameter status is OPEN, TRACKING or CLOSED.")
-                .param("status"));
-        }
-    };
+    let asked = request.choices("status", "OPEN, TRACKING or CLOSED", |name| match name {
+        "OPEN" => Some(AlertStatus::Open),
+        "TRACKING" => Some(AlertStatus::Tracking),
+        "CLOSED" => Some(AlertStatus::Closed),
+        _ => None,
+    })?;
     let mut tx = request.app.store().read().await?;
     let alerts = visible(&mut tx, &request).await?;
-    let alerts = alerts.into_iter().filter(|alert| status.is_none_or(|status| alert.status == status));
+    let alerts = alerts.into_iter().filter(|alert| asked.is_empty() || asked.contains(&alert.status));
     page(&request, alerts)
 }
 

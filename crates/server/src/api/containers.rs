@@ -73,13 +73,13 @@ struct ContainerBody {
 
 async fn list(request: Request) -> Result<Reply, ApiError> {
     let project = request.project()?;
+    let known = |name: &str| {
+        let known = clusters::provider(name).is_some() || matches!(name, "TENANT" | "SERVERLESS");
+        known.then(|| name.to_owned())
+    };
+    let asked = request.choices("providerName", "AWS, AZURE, GCP, TENANT or SERVERLESS", known)?;
     // Atlas' usual provider.
-    let provider = request.query("providerName").unwrap_or("AWS");
-    if clusters::provider(provider).is_none() && !matches!(provider, "TENANT" | "SERVERLESS") {
-        return Err(ApiError::new(Code::InvalidQueryParameter)
-            .detail("The query parameter providerName is AWS, AZURE, GCP, TENANT or SERVERLESS.")
-            .param("providerName"));
-    }
+    let provider = asked.first().map_or("AWS", String::as_str);
     let mut tx = request.app.store().read().await?;
     let used = tx.list::<Cluster>(project).await?;
     let containers = tx.list::<Container>(project).await?;

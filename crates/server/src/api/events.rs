@@ -64,7 +64,7 @@ async fn list_types(request: Request) -> Result<Reply, ApiError> {
 }
 
 async fn list(request: Request) -> Result<Reply, ApiError> {
-    let Some(mut filter) = filter(&request)? else { return Ok(Reply::page(Vec::new(), 0)) };
+    let Some(mut filter) = filter(&request, Types::OfAtlas)? else { return Ok(Reply::page(Vec::new(), 0)) };
     filter.excluded_types.extend(EventType::ALL.iter().filter(|event_type| !event_type.is_atlas()));
     let raw = request.flag("includeRaw", false)?;
     let page = request.page()?;
@@ -75,7 +75,7 @@ async fn list(request: Request) -> Result<Reply, ApiError> {
 
 /// Every event, with its text, outcome and details. Our own route.
 async fn list_all(request: Request) -> Result<Reply, ApiError> {
-    let Some(filter) = filter(&request)? else { return Ok(Reply::page(Vec::new(), 0)) };
+    let Some(filter) = filter(&request, Types::OfKeyward)? else { return Ok(Reply::page(Vec::new(), 0)) };
     let page = request.page()?;
     let mut tx = request.app.store().read().await?;
     let (events, total) = tx.events(&filter, page.offset(), page.limit()).await?;
@@ -113,45 +113,58 @@ async fn get(request: Request) -> Result<Reply, ApiError> {
     Ok(Reply::ok(shown(&request, &event, raw)))
 }
 
-/// What the query asks for; `None` when nothing can be found, since it asks for types alone that keyward does not
-/// have.
-fn filter(request: &Request) -> Result<Option<EventFilter>, ApiError> {
-    let mut filter = EventFilter {
+/// Which types of events a query may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Types {
+    /// Those of Atlas. It has hundreds that keyward never raises, and clients made for it ask for them: a name of their
+    /// form is no error, and finds nothing.
+    OfAtlas,
+    /// Those that keyward raises, and no other.
+    OfKeyward,
+}
+
+impl Types {
+    /// The type of this name; `Some(None)` for one that keyward never raises, `None` for a name that is not a type's.
+    fn parse(self, name: &str) -> Option<Option<EventType>> {
+        let known = EventType::parse(name);
+        match self {
+            Self::OfKeyward => known.map(Some),
+            Self::OfAtlas => {
+                let of_form = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+                let named = name.len() <= 120 && name.bytes().all(of_form);
+                named.then(|| known.filter(|event_type| event_type.is_atlas()))
+            }
+        }
+    }
+
+    /// What there is to choose from.
+    fn listed(self) -> &'static str {
+        match self {
+            Self::OfAtlas => {
+                "the name of a type of events, such as those that /api/atlas/v2/eventTypes lists"
+            }
+            Self::OfKeyward => {
+                "a type of events that /api/atlas/v2/eventTypes lists, or one of ours that begin with KEYWARD_"
+            }
+        }
+    }
+}
+
+/// What the query asks for; `None` when nothing can be found, since it asks only for types that keyward never raises.
+fn filter(request: &Request, types: Types) -> Result<Option<EventFilter>, ApiError> {
+    let named = |parameter| request.choices(parameter, types.listed(), |name| types.parse(name));
+    let asked = named("eventType")?;
+    let filter = EventFilter {
         project: request.project,
         org: if request.project.is_some() { None } else { request.org },
         of_no_project: request.project.is_none(),
-        ..EventFilter::default()
+        types: asked.iter().copied().flatten().collect(),
+        excluded_types: named("excludedEventType")?.into_iter().flatten().collect(),
+        clusters: request.choices("clusterNames", "a name", |name| Some(name.to_owned()))?,
+        from: date(request, "minDate")?,
+        to: date(request, "maxDate")?,
     };
-    let asked = types(request, "eventType")?;
-    filter.types = asked.iter().filter_map(|name| EventType::parse(name)).collect();
-    if !asked.is_empty() && filter.types.is_empty() {
-        return Ok(None);
-    }
-    filter.excluded_types =
-        types(request, "excludedEventType")?.iter().filter_map(|name| EventType::parse(name)).collect();
-    filter.clusters =
-        each(request, "clusterNames").filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    (filter.from, filter.to) = (date(request, "minDate")?, date(request, "maxDate")?);
-    Ok(Some(filter))
-}
-
-/// A parameter that may be repeated, and whose values may stand in one, with commas between.
-fn each<'r>(request: &'r Request, name: &'r str) -> impl Iterator<Item = &'r str> {
-    request.query_all(name).flat_map(|value| value.split(','))
-}
-
-/// Names of types of events. Atlas has hundreds that keyward does not: a name of their form is no error.
-fn types<'r>(request: &'r Request, name: &'r str) -> Result<Vec<&'r str>, ApiError> {
-    let names: Vec<&str> = each(request, name).filter(|text| !text.is_empty()).collect();
-    let form = |text: &&str| {
-        text.len() <= 120 && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
-    };
-    match names.iter().all(form) {
-        true => Ok(names),
-        false => Err(ApiError::new(Code::InvalidQueryParameter)
-            .detail(format!("The query parameter {name} names types of events, such as CLUSTER_CREATED."))
-            .param(name)),
-    }
+    Ok((asked.is_empty() || !filter.types.is_empty()).then_some(filter))
 }
 
 fn date(request: &Request, name: &str) -> Result<Option<Timestamp>, ApiError> {

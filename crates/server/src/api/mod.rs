@@ -196,6 +196,19 @@ impl Request {
         self.query.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// The values of a query parameter that chooses from a list. It may be repeated, and its values may stand in one,
+    /// with commas between. `from` says for people what there is to choose from.
+    pub fn choices<T>(
+        &self,
+        name: &str,
+        from: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Vec<T>, ApiError> {
+        let values = self.query_all(name).flat_map(|value| value.split(','));
+        let values = values.filter(|value| !value.is_empty());
+        values.map(|value| parse(value).ok_or_else(|| no_choice(name, value, from))).collect()
+    }
+
     /// A yes or no in the query.
     pub fn flag(&self, name: &str, usual: bool) -> Result<bool, ApiError> {
         page::flag(&self.query, name, usual)
@@ -267,6 +280,15 @@ impl Reply {
     pub fn with(status: StatusCode, content: Content) -> Self {
         Self { status, content, headers: Vec::new() }
     }
+}
+
+/// The refusal of a query parameter's value that is none of those `from` which it chooses.
+fn no_choice(name: &str, value: &str, from: &str) -> ApiError {
+    const LONGEST: usize = 64;
+    let shown: String = value.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    ApiError::new(Code::InvalidQueryParameter)
+        .detail(format!("The query parameter {name} names {shown}, which is not {from}."))
+        .param(name)
 }
 
 /// A time as Atlas writes it: no fraction of a second.

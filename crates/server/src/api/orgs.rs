@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 use keyward_model::{
     Code,
     api_key::ApiKey,
+    count::counted,
     event::EventType,
     id::{OrgId, UserId},
     organization::{Organization, OrganizationSettings},
@@ -185,7 +186,7 @@ async fn delete(request: Request) -> Result<Reply, ApiError> {
     let (_, projects) = change.page::<Project>(id, 0, 0).await?;
     if projects > 0 {
         return Err(ApiError::new(Code::CannotDeleteOrgActiveGroups)
-            .detail(format!("The organization still has {projects} projects."))
+            .detail(format!("The organization still has {}.", counted(projects, "project", "projects")))
             .param(id));
     }
     for key in change.list::<ApiKey>(id).await? {

@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 use keyward_model::{
     Code,
     cluster::Cluster,
+    count::counted,
     event::EventType,
     id::{OrgId, ProjectId, UserId},
     node::EnrolledNode,
@@ -272,7 +273,7 @@ async fn delete(request: Request) -> Result<Reply, ApiError> {
     let clusters = cluster_count(&mut change, id).await?;
     if clusters > 0 {
         return Err(ApiError::new(Code::CannotCloseGroupActiveAtlasClusters)
-            .detail(format!("The project still has {clusters} clusters."))
+            .detail(format!("The project still has {}.", counted(clusters, "cluster", "clusters")))
             .param(id));
     }
     // Those that are in no cluster stand in nobody's way, and are let go: each is revoked, and works on as it is.

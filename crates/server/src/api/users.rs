@@ -205,11 +205,12 @@ struct AllProjectRoles {
 
 async fn list_of_org(request: Request) -> Result<Reply, ApiError> {
     let org = request.org()?;
+    let asked = Asked::of(&request)?;
     let mut tx = request.app.store().read().await?;
     let mut shown = Vec::new();
     for (member, _) in tx.org_members(org).await? {
         if let Some(user) = user_of(&mut tx, &member).await?
-            && named(&request, &user)
+            && asked.names(&user)
         {
             shown.push(if request.version >= NEWER {
                 org_view(&user, &tx.grants(&member).await?, &mut tx, org).await?
@@ -223,11 +224,12 @@ async fn list_of_org(request: Request) -> Result<Reply, ApiError> {
 
 async fn list_of_project(request: Request) -> Result<Reply, ApiError> {
     let project = request.project()?;
+    let asked = Asked::of(&request)?;
     let mut tx = request.app.store().read().await?;
     let mut shown = Vec::new();
     for (member, roles) in tx.project_members(project).await? {
         if let Some(user) = user_of(&mut tx, &member).await?
-            && named(&request, &user)
+            && asked.names(&user)
         {
             shown.push(if request.version >= NEWER {
                 project_view(&user, &roles)
@@ -239,15 +241,30 @@ async fn list_of_project(request: Request) -> Result<Reply, ApiError> {
     Reply::list(&request, shown)
 }
 
-/// Whether the query asks for this user: by name, and by a status that all have.
-fn named(request: &Request, user: &User) -> bool {
-    let by_status = |name| {
-        let mut statuses = request.query_all(name).flat_map(|text| text.split(',')).peekable();
-        statuses.peek().is_none() || statuses.any(|status| status == "ACTIVE")
-    };
-    request.query("username").is_none_or(|name| user.username == name)
-        && by_status("orgMembershipStatus")
-        && by_status("orgMembershipStatuses")
+/// What a membership of an organization can be. All of ours are the first: nobody is invited and waited for.
+const MEMBERSHIPS: [&str; 4] = ["ACTIVE", "PENDING", "INVITATION_EXPIRED", "INVITATION_REJECTED"];
+
+/// Which users the query asks for.
+struct Asked<'r> {
+    username: Option<&'r str>,
+    /// Whether it asks for those who are members now.
+    members: bool,
+}
+
+impl<'r> Asked<'r> {
+    fn of(request: &'r Request) -> Result<Self, ApiError> {
+        let mut members = true;
+        for name in ["orgMembershipStatus", "orgMembershipStatuses"] {
+            let known = |status: &str| MEMBERSHIPS.iter().position(|one| *one == status);
+            let statuses = request.choices(name, &MEMBERSHIPS.join(", "), known)?;
+            members &= statuses.is_empty() || statuses.contains(&0);
+        }
+        Ok(Self { username: request.query("username"), members })
+    }
+
+    fn names(&self, user: &User) -> bool {
+        self.members && self.username.is_none_or(|name| user.username == name)
+    }
 }
 
 async fn user_of(tx: &mut Tx, member: &PrincipalId) -> Result<Option<User>, ApiError> {

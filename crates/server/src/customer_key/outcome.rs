@@ -42,35 +42,24 @@ pub enum Outcome {
 /// Reads the findings of a check made at `now`.
 pub fn outcome(findings: &[Finding], now: Timestamp) -> Outcome {
     let mut refused: Vec<(Code, String)> = Vec::new();
-    let (mut unknown, mut warnings) = (Vec::new(), Vec::new());
-    let (mut asked_to_wait, mut no_vault) = (None, false);
+    let (mut unknown, mut warnings) = (Outages::default(), Vec::new());
     for finding in findings {
         let sentence = sentence(&finding.text, &finding.hint);
         match meaning(finding, now) {
             Meaning::Refusal(code) => refused.push((code, sentence)),
             Meaning::Outage => {
-                unknown.push(sentence);
-                no_vault |= finding.about == About::NoSuchVault;
-                if let About::Answer { retry_after_s, .. } = finding.about {
-                    asked_to_wait = asked_to_wait.max(retry_after_s);
-                }
+                unknown.add(sentence, finding.about.retry_after_s());
+                unknown.no_such_vault |= finding.about == About::NoSuchVault;
             }
             Meaning::Warning => warnings.push(sentence),
         }
     }
-    match sum_up(refused, unknown, warnings) {
-        Outcome::Unknown { findings, retry_after_s, .. } => Outcome::Unknown {
-            findings,
-            retry_after_s: asked_to_wait.unwrap_or(retry_after_s).clamp(1, LONGEST_RETRY_AFTER_S),
-            no_such_vault: no_vault,
-        },
-        known @ (Outcome::Accepted { .. } | Outcome::Refused { .. }) => known,
-    }
+    sum_up(refused, unknown, warnings)
 }
 
 /// Reads what a node found on the server's behalf.
 pub fn outcome_of_node(node: &str, findings: &[ValidationFinding]) -> Outcome {
-    let (mut refused, mut unknown, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut refused, mut unknown, mut warnings) = (Vec::new(), Outages::default(), Vec::new());
     for finding in findings {
         let said = format!("Seen from node {node}: {}", sentence(&finding.text, &finding.hint));
         let meaning = match (finding.refuses, finding.class) {
@@ -82,20 +71,41 @@ pub fn outcome_of_node(node: &str, findings: &[ValidationFinding]) -> Outcome {
         };
         match meaning {
             Meaning::Refusal(code) => refused.push((code, said)),
-            Meaning::Outage => unknown.push(said),
+            Meaning::Outage => unknown.add(said, finding.retry_after_s),
             Meaning::Warning => warnings.push(said),
         }
     }
     sum_up(refused, unknown, warnings)
 }
 
+/// What keeps a check from knowing anything.
+#[derive(Default)]
+struct Outages {
+    findings: Vec<String>,
+    /// The longest wait that was asked for, in seconds.
+    asked_to_wait: Option<u64>,
+    no_such_vault: bool,
+}
+
+impl Outages {
+    fn add(&mut self, finding: String, asked_to_wait: Option<u64>) {
+        self.findings.push(finding);
+        self.asked_to_wait = self.asked_to_wait.max(asked_to_wait);
+    }
+}
+
 /// One refusal is enough to refuse, an outage beside it or not: what was refused will not mend by waiting.
-fn sum_up(refused: Vec<(Code, String)>, unknown: Vec<String>, warnings: Vec<String>) -> Outcome {
+fn sum_up(refused: Vec<(Code, String)>, unknown: Outages, warnings: Vec<String>) -> Outcome {
     if let Some((code, _)) = refused.first() {
         let code = *code;
         return Outcome::Refused { code, findings: refused.into_iter().map(|(_, said)| said).collect() };
     }
-    if unknown.is_empty() { Outcome::Accepted { warnings } } else { Outcome::unknown(unknown) }
+    let Outages { findings, asked_to_wait, no_such_vault } = unknown;
+    if findings.is_empty() {
+        return Outcome::Accepted { warnings };
+    }
+    let retry_after_s = asked_to_wait.unwrap_or(RETRY_AFTER_S).clamp(1, LONGEST_RETRY_AFTER_S);
+    Outcome::Unknown { findings, retry_after_s, no_such_vault }
 }
 
 impl Outcome {
@@ -390,6 +400,24 @@ mod tests {
         assert_eq!(wait(&[asks(Class::ServerFault, Some(1_000_000))]), Some(3_600));
         // A refusal has nothing to wait for.
         assert_eq!(wait(&[asks(Class::KeyDisabled, Some(7))]), None);
+
+        // A node that asked on the server's behalf passes it on too.
+        let seen = |class: Class, retry_after_s| ValidationFinding {
+            refuses: true,
+            outage: true,
+            text: "it is so".into(),
+            hint: "do this".into(),
+            class: Some(class),
+            retry_after_s,
+        };
+        let wait = |findings: &[ValidationFinding]| {
+            outcome_of_node("n1", findings).refusal(&vault(), false).unwrap().wait_s()
+        };
+        assert_eq!(wait(&[seen(Class::Throttled, Some(7))]), Some(7));
+        assert_eq!(wait(&[seen(Class::Throttled, Some(7)), seen(Class::ServerFault, Some(90))]), Some(90));
+        assert_eq!(wait(&[seen(Class::TimedOut, None)]), Some(30));
+        assert_eq!(wait(&[seen(Class::ServerFault, Some(1_000_000))]), Some(3_600));
+        assert_eq!(wait(&[seen(Class::KeyDisabled, Some(7))]), None);
     }
 
     #[test]
@@ -406,7 +434,8 @@ mod tests {
     fn what_a_node_found_is_said_with_its_name() {
         let of = |refuses, outage| {
             let text = "the key is odd".to_owned();
-            let finding = ValidationFinding { refuses, outage, text, hint: "look".into(), class: None };
+            let hint = "look".to_owned();
+            let finding = ValidationFinding { refuses, outage, text, hint, class: None, retry_after_s: None };
             outcome_of_node("n1", &[finding])
         };
         assert!(matches!(of(true, false), Outcome::Refused { findings, .. }

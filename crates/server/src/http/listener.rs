@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -55,10 +55,11 @@ pub struct Peer {
     pub certificate: Option<CertificateDer<'static>>,
 }
 
-/// Serves `listener` until `stop`, then waits for answers under way. Each request goes to `handler`.
+/// Serves `listener` until `stop`, then waits for answers under way. Each request goes to `handler`. A connection is
+/// under the TLS settings that are the newest when it is made.
 pub async fn run<H, F>(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
     stop: CancellationToken,
     handler: H,
@@ -66,7 +67,6 @@ pub async fn run<H, F>(
     H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
-    let acceptor = TlsAcceptor::from(tls);
     let permits = Arc::new(Semaphore::new(limits.connections));
     let abandon = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -89,7 +89,8 @@ pub async fn run<H, F>(
                 continue;
             }
         };
-        let serve = connection(stream, address, acceptor.clone(), limits, stop.clone(), handler.clone());
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+        let serve = connection(stream, address, acceptor, limits, stop.clone(), handler.clone());
         let abandon = abandon.clone();
         connections.spawn(async move {
             let _permit = permit;
@@ -233,7 +234,8 @@ mod tests {
                 }
             }
         };
-        let task = tokio::spawn(run(listener, Arc::new(server), limits, stop.clone(), handler));
+        let (_, tls) = watch::channel(Arc::new(server));
+        let task = tokio::spawn(run(listener, tls, limits, stop.clone(), handler));
         Served { address, connector: TlsConnector::from(Arc::new(client)), stop, entered, release, task }
     }
 

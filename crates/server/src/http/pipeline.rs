@@ -316,16 +316,12 @@ fn render(
 ) -> Response<Full<Bytes>> {
     let asks = |name: &str| flag(query, name, false).unwrap_or(false);
     let status = outcome.status;
+    let mut headers = outcome.headers;
+    headers.extend(seen.allowance.into_iter().flat_map(Allowance::headers));
     let json = match outcome.content {
         Content::Empty => None,
         Content::Text(text) => {
-            return response(
-                status,
-                outcome.headers,
-                "text/plain;charset=utf-8",
-                request_id,
-                text.into_bytes(),
-            );
+            return response(status, headers, "text/plain;charset=utf-8", request_id, text.into_bytes());
         }
         Content::Json(value) if asks("envelope") => {
             Some(json!({"status": status.as_u16(), "content": value}))
@@ -347,8 +343,6 @@ fn render(
             Some(Value::Object(list))
         }
     };
-    let mut headers = outcome.headers;
-    headers.extend(seen.allowance.into_iter().flat_map(Allowance::headers));
     if let Some(date) = seen.deprecated.filter(|_| !outcome.refused) {
         headers.extend(deprecation(date));
     }

@@ -11,7 +11,6 @@ use keyward_model::{
     alert::{self, Alert, AlertChange, AlertConfig, AlertStatus, AlertType, Facts, NodeFacts, Trigger},
     event::{Actor, Event, EventType, NewEvent},
     id::ProjectId,
-    project::Project,
 };
 use keyward_store::{EventFilter, Lease, Stored};
 use serde_json::json;
@@ -216,7 +215,6 @@ async fn tell(
         .detail("alertType", alert.event_type.as_str())
         .detail("status", json!(alert.status))
         .detail("text", alert.text.clone());
-    event.org = change.get::<Project>(alert.project).await?.map(|project| project.org);
     event.cluster = alert.subject.cluster.clone();
     change.commit(event, now).await?;
     Ok(())

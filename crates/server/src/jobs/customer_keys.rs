@@ -9,7 +9,6 @@ use keyward_model::{
     Timestamp,
     encryption::EncryptionAtRest,
     event::{Actor, NewEvent},
-    project::Project,
 };
 use keyward_store::{Lease, Stored};
 use serde_json::json;
@@ -160,11 +159,9 @@ async fn note(
             let mut change = app.store().change().await?;
             change.require_lease(lease).await?;
             change.update(&next, stored.revision).await?;
-            let org = change.get::<Project>(stored.project).await?.map(|project| project.org);
             let mut event = NewEvent::new(kind, Actor::Job { name: "customerKeys".to_owned() })
                 .project(stored.project)
                 .detail("findings", json!(findings));
-            event.org = org;
             if let Some(vault) = &next.azure_key_vault {
                 event = event.detail("keyIdentifier", vault.key_identifier.clone());
             }

@@ -362,6 +362,7 @@ mod tests {
             enrolled_at: Timestamp::from_epoch_ms(0),
             revoked_at: None,
             silent_since: None,
+            authority: None,
         };
         let fleet = Fleet {
             nodes: [(node, Stored { document: enrolled, revision: 1 })].into_iter().collect(),

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::JobStatus;
-use crate::App;
+use crate::{App, link::AuthorityError};
 
 /// How long a lease holds; a server that dies keeps a job waiting for that long.
 const LEASE_MS: u32 = 60_000;
@@ -52,6 +52,9 @@ pub enum JobError {
     /// What is stored contradicts itself.
     #[error("{0}")]
     Contradiction(String),
+    /// The agents' authority.
+    #[error("the authority of agents: {0}")]
+    Authority(#[from] AuthorityError),
 }
 
 /// What a job did last on this server.
@@ -179,7 +182,7 @@ fn failed(app: &App, job: &dyn Job, error: &JobError) {
         JobError::Store(error) if error.may_repeat() => {
             tracing::debug!(job = job.name(), %error, "the pass is repeated");
         }
-        JobError::Store(_) | JobError::Contradiction(_) => {
+        JobError::Store(_) | JobError::Contradiction(_) | JobError::Authority(_) => {
             tracing::warn!(job = job.name(), %error, "the pass failed");
         }
     }

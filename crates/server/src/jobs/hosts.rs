@@ -8,10 +8,8 @@ use std::{
 use async_trait::async_trait;
 use keyward_model::{
     Timestamp,
-    cluster::Cluster,
     event::{Actor, EventType, NewEvent},
     node::{EnrolledNode, silence},
-    project::Project,
 };
 use keyward_store::{Lease, StoreError, Stored};
 
@@ -104,15 +102,11 @@ async fn tell(
     let changed = EnrolledNode { silent_since, ..node.document.clone() };
     change.update(&changed, node.revision).await?;
     let mut event = NewEvent::new(event_type, Actor::Job { name: NAME.to_owned() })
-        .project(node.project)
+        .node(node.node_id)
         .detail("node", node.name.clone())
         .detail("nodeId", node.node_id.to_string());
     if let Some(since) = since {
         event = event.detail("silentSince", since.to_string());
-    }
-    event.org = change.get::<Project>(node.project).await?.map(|project| project.org);
-    if let Some(id) = node.cluster {
-        event.cluster = change.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone());
     }
     change.commit(event, now).await?;
     Ok(())

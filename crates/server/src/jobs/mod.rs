@@ -1,6 +1,7 @@
 //! The jobs: reconcilers, each one pass at a time.
 
 mod alerts;
+mod authority;
 mod clusters;
 mod customer_keys;
 mod desired;
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::App;
 
+pub(crate) use authority::NAME as AUTHORITY;
 pub use driver::{Activities, Activity, Job, JobError};
 
 /// What came of a pass.
@@ -57,6 +59,17 @@ pub enum JobStatus {
         /// Clusters that are gone.
         deleted: usize,
     },
+    /// The authority that agents trust was replaced, or the one before it let go, where it was time.
+    Authority {
+        /// Whether it was replaced.
+        replaced: bool,
+        /// Whether the one before it was let go.
+        retired: bool,
+        /// Nodes that would not find back without the one before it.
+        nodes: usize,
+        /// Join tokens that name that one.
+        join_tokens: usize,
+    },
     /// Customer keys were checked again.
     CustomerKeys {
         /// Projects whose key was checked.
@@ -91,6 +104,7 @@ pub(crate) fn start(app: App, tasks: &TaskTracker) {
         Box::new(clusters::Clusters),
         Box::new(alerts::Alerts),
         Box::new(hosts::Hosts::default()),
+        Box::new(authority::Authority),
         Box::new(customer_keys::CustomerKeys),
         Box::new(private_endpoints::PrivateEndpoints),
     ];

@@ -10,7 +10,7 @@ use keyward_model::{
     node::EnrolledNode,
     sync::{AgentRefusal, AgentRefusalCode, VERSION},
 };
-use keyward_store::{StoreError, Tx};
+use keyward_store::{StoreError, Stored, Tx};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -118,19 +118,27 @@ pub(super) fn check_version(version: u16) -> Result<(), Refused> {
 }
 
 /// What the peer's certificate says. Whether it holds now is the caller's to ask.
-pub(super) fn shown(peer: &Peer) -> Result<Shown, Refused> {
-    let shown = peer.certificate.as_ref().and_then(read_shown);
-    shown.ok_or_else(|| {
+pub(super) fn shown(endpoint: &Endpoint, peer: &Peer) -> Result<Shown, Refused> {
+    let shown = peer.certificate.as_ref().and_then(read_shown).ok_or_else(|| {
         Refused::new(
             AgentRefusalCode::CertificateMissing,
             "the call carries no certificate of a node",
             "join first: make a token on the server, then keyward node join --token T",
         )
-    })
+    })?;
+    // The connection may be older than the end of the authority's overlap.
+    if endpoint.authority().above(&shown).is_none() {
+        return Err(Refused::new(
+            AgentRefusalCode::CertificateUnknown,
+            "the certificate is under an authority that the server has let go",
+            "join again: make a token on the server, then keyward node join --token T",
+        ));
+    }
+    Ok(shown)
 }
 
 /// The node that the certificate names, if it may call.
-pub(super) async fn known(tx: &mut Tx, shown: &Shown) -> Result<EnrolledNode, Refused> {
+pub(super) async fn known(tx: &mut Tx, shown: &Shown) -> Result<Stored<EnrolledNode>, Refused> {
     let revoked = |message: String| {
         let hint = "to let it in again: make a join token on the server, then keyward node join --token T";
         Refused::new(AgentRefusalCode::NodeRevoked, message, hint)
@@ -148,7 +156,7 @@ pub(super) async fn known(tx: &mut Tx, shown: &Shown) -> Result<EnrolledNode, Re
             "two agents call themselves this node: a copied state_dir must not be used twice",
         ));
     }
-    Ok(node.document)
+    Ok(node)
 }
 
 fn with(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {

@@ -1,10 +1,14 @@
 //! The authority of agents' certificates: its key is sealed in the store, so that all servers on it share it.
+//!
+//! Where it has replaced another one, both are trusted until that one is let go. The former's key is gone then; what is
+//! left of it is its certificate, under which nodes still have theirs, and its last word: the present authority's key
+//! certified by it, by which nodes that know the former alone recognize this server.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use keyward_model::{Timestamp, id::NodeId};
-use keyward_store::{Change, Store};
+use keyward_store::{Change, Tx};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
@@ -22,7 +26,7 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::LinkError;
 use crate::{app::make_bytes, certificate::hosts};
@@ -39,8 +43,28 @@ const NODE_URI: &str = "keyward:node:";
 /// The authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+    present: Certificate,
+    made_at: Option<Timestamp>,
+    former: Option<FormerAuthority>,
+    trusted: String,
+    trusted_sha256: String,
+}
+
+/// The one before it, while both are trusted.
+pub(super) struct FormerAuthority {
+    certificate: Certificate,
+    /// The present one's key, certified by it.
+    cross: CertificateDer<'static>,
+    pub(super) replaced_at: Timestamp,
+}
+
+/// A certificate of an authority.
+struct Certificate {
+    der: CertificateDer<'static>,
     pem: String,
+    sha256: String,
+    /// Its name, as the certificates under it say it.
+    subject: Vec<u8>,
 }
 
 /// As it is sealed.
@@ -49,6 +73,24 @@ pub(crate) struct Authority {
 struct Sealed {
     certificate: String,
     key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<SealedFormer>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SealedFormer {
+    certificate: String,
+    cross: String,
+    replaced_at: Timestamp,
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 /// What a peer's certificate says.
@@ -56,6 +98,8 @@ struct Sealed {
 pub(super) struct Shown {
     pub(super) node_id: NodeId,
     pub(super) public_key_sha256: String,
+    /// The name of the authority that it is under.
+    issuer: Vec<u8>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -81,43 +125,137 @@ impl Request {
     }
 }
 
+impl Certificate {
+    fn read(pem: &str) -> Result<Self, LinkError> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| LinkError::Damaged)?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| LinkError::Damaged)?;
+        let subject = parsed.subject().as_raw().to_vec();
+        Ok(Self { pem: pem.to_owned(), sha256: sha256(&der), subject, der: der.clone() })
+    }
+}
+
+impl FormerAuthority {
+    /// SHA-256 of its certificate, hexadecimal.
+    pub(super) fn sha256(&self) -> &str {
+        &self.certificate.sha256
+    }
+}
+
+/// A new authority: what it is made of, its key, and its own certificate.
+fn make() -> Result<(CertificateParams, KeyPair, String), LinkError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    // A name of its own: two authorities that are trusted at once are told apart by it.
+    let name = format!("keyward agents {}", data_encoding::HEXLOWER.encode(&make_bytes::<6>()));
+    params.distinguished_name.push(DnType::CommonName, name);
+    // Under it come nodes and servers, and for a while the authority that replaces it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // Trusted by its digest, not by its dates: no host's clock may cut a node off.
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2120, 1, 1);
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?.pem();
+    Ok((params, key, certificate))
+}
+
+async fn put(change: &mut Change, sealed: &Sealed) -> Result<(), LinkError> {
+    let text = Zeroizing::new(serde_json::to_vec(sealed).map_err(|_| LinkError::Damaged)?);
+    Ok(change.put_secret(OWNER, &text).await?)
+}
+
+async fn get(tx: &mut Tx) -> Result<Sealed, LinkError> {
+    let secret = tx.secret(OWNER).await?.ok_or(LinkError::NoAuthority)?;
+    serde_json::from_slice(&secret).map_err(|_| LinkError::Damaged)
+}
+
 impl Authority {
     /// Makes the authority of a new server.
-    pub(crate) async fn make(change: &mut Change) -> Result<(), LinkError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "keyward agents");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        // Trusted by its digest, not by its dates: no host's clock may cut a node off.
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2120, 1, 1);
-        let key = KeyPair::generate()?;
-        let certificate = params.self_signed(&key)?;
-        let sealed = Sealed { certificate: certificate.pem(), key: key.serialize_pem() };
-        let text = Zeroizing::new(serde_json::to_vec(&sealed).map_err(|_| LinkError::Damaged)?);
-        Ok(change.put_secret(OWNER, &text).await?)
+    pub(super) async fn make(change: &mut Change, now: Timestamp) -> Result<(), LinkError> {
+        let (_, key, certificate) = make()?;
+        let sealed = Sealed { certificate, key: key.serialize_pem(), made_at: Some(now), former: None };
+        put(change, &sealed).await
     }
 
-    /// The authority that `keyward server init` made.
-    pub(super) async fn open(store: &Store) -> Result<Self, LinkError> {
-        let secret = store.read().await?.secret(OWNER).await?.ok_or(LinkError::NoAuthority)?;
-        let sealed: Sealed = serde_json::from_slice(&secret).map_err(|_| LinkError::Damaged)?;
-        let key = KeyPair::from_pem(&sealed.key)?;
-        let certificate =
-            CertificateDer::from_pem_slice(sealed.certificate.as_bytes()).map_err(|_| LinkError::Damaged)?;
-        let issuer = Issuer::from_ca_cert_pem(&sealed.certificate, key)?;
-        Ok(Self { issuer, certificate, pem: sealed.certificate })
+    /// Puts a new one in its place and trusts both from then on. The key of this one is gone with the change.
+    pub(super) async fn replace(change: &mut Change, now: Timestamp) -> Result<Self, LinkError> {
+        let before = get(change).await?;
+        let (mut params, key, certificate) = make()?;
+        let issuer = Issuer::from_ca_cert_pem(&before.certificate, KeyPair::from_pem(&before.key)?)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.use_authority_key_identifier_extension = true;
+        let cross = params.signed_by(&key, &issuer)?.pem();
+        let former = SealedFormer { certificate: before.certificate.clone(), cross, replaced_at: now };
+        let sealed =
+            Sealed { certificate, key: key.serialize_pem(), made_at: Some(now), former: Some(former) };
+        put(change, &sealed).await?;
+        Self::read(&sealed)
+    }
+
+    /// Trusts the former one no more.
+    pub(super) async fn let_former_go(change: &mut Change) -> Result<(), LinkError> {
+        let mut sealed = get(change).await?;
+        sealed.former = None;
+        put(change, &sealed).await
+    }
+
+    /// The authority that `keyward server init` made, or the one that has replaced it.
+    pub(super) async fn open(tx: &mut Tx) -> Result<Self, LinkError> {
+        Self::read(&get(tx).await?)
+    }
+
+    fn read(sealed: &Sealed) -> Result<Self, LinkError> {
+        let issuer = Issuer::from_ca_cert_pem(&sealed.certificate, KeyPair::from_pem(&sealed.key)?)?;
+        let former = sealed.former.as_ref().map(|former| {
+            let cross = CertificateDer::from_pem_slice(former.cross.as_bytes());
+            Ok::<_, LinkError>(FormerAuthority {
+                certificate: Certificate::read(&former.certificate)?,
+                cross: cross.map_err(|_| LinkError::Damaged)?,
+                replaced_at: former.replaced_at,
+            })
+        });
+        let (present, former) = (Certificate::read(&sealed.certificate)?, former.transpose()?);
+        let trusted =
+            format!("{}{}", present.pem, former.as_ref().map_or("", |former| &former.certificate.pem));
+        let trusted_sha256 = sha256(trusted.as_bytes());
+        Ok(Self { issuer, present, made_at: sealed.made_at, former, trusted, trusted_sha256 })
     }
 
     /// SHA-256 of its certificate, hexadecimal: what join tokens name.
-    pub(super) fn sha256(&self) -> String {
-        sha256(&self.certificate)
+    pub(super) fn sha256(&self) -> &str {
+        &self.present.sha256
     }
 
-    /// Its certificate as PEM.
-    pub(super) fn pem(&self) -> &str {
-        &self.pem
+    /// When it was made, as far as that is known.
+    pub(super) fn made_at(&self) -> Option<Timestamp> {
+        self.made_at
+    }
+
+    /// The one before it, while both are trusted.
+    pub(super) fn former(&self) -> Option<&FormerAuthority> {
+        self.former.as_ref()
+    }
+
+    /// What agents are to trust, PEM.
+    pub(super) fn trusted(&self) -> &str {
+        &self.trusted
+    }
+
+    /// SHA-256 of [`Self::trusted`], hexadecimal.
+    pub(super) fn trusted_sha256(&self) -> &str {
+        &self.trusted_sha256
+    }
+
+    /// Whether neither of the two has been replaced or let go between them.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        self.trusted == other.trusted
+    }
+
+    /// SHA-256 of the authority that the certificate is under, if it is trusted.
+    pub(super) fn above(&self, shown: &Shown) -> Option<&str> {
+        let former = self.former.as_ref().map(|former| &former.certificate);
+        let mut trusted = std::iter::once(&self.present).chain(former);
+        trusted.find(|one| one.subject == shown.issuer).map(|one| one.sha256.as_str())
     }
 
     /// A certificate for a node's key, and when it ends.
@@ -157,11 +295,19 @@ impl Authority {
         params.not_after = rcgen::date_time_ymd(2120, 1, 1);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let chain = vec![certificate.der().clone(), self.certificate.clone()];
+        // A joining node looks for the authority that its token names, and one that was away for a way to the one it
+        // knows.
+        let mut chain = vec![certificate.der().clone(), self.present.der.clone()];
+        if let Some(former) = &self.former {
+            chain.extend([former.cross.clone(), former.certificate.der.clone()]);
+        }
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone())?;
+        roots.add(self.present.der.clone())?;
+        if let Some(former) = &self.former {
+            roots.add(former.certificate.der.clone())?;
+        }
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()
@@ -190,12 +336,13 @@ pub(super) fn read_shown(certificate: &CertificateDer<'_>) -> Option<Shown> {
     Some(Shown {
         node_id,
         public_key_sha256: sha256(parsed.tbs_certificate.subject_pki.raw),
+        issuer: parsed.issuer().as_raw().to_vec(),
         not_before: at(parsed.validity().not_before.timestamp()),
         not_after: at(parsed.validity().not_after.timestamp()),
     })
 }
 
-/// Accepts certificates of the authority whatever the time: whether one has ended matters to what is asked, and is
+/// Accepts certificates of the authorities whatever the time: whether one has ended matters to what is asked, and is
 /// judged there, by the server's own clock. An ended one may still be renewed.
 #[derive(Debug)]
 struct AnyTime(Arc<dyn ClientCertVerifier>);

@@ -2,6 +2,7 @@
 
 use hyper::body::Incoming;
 use keyward_model::{
+    Timestamp,
     event::{Actor, EventType, NewEvent},
     node::{EnrolledNode, JoinOutcome, JoinRefusal, JoinText, JoinToken, JoinTokenUse},
     sync::{AgentRefusalCode, Enrolled, Enrolment},
@@ -11,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 use super::{
     Endpoint,
     answer::{Refused, check_version, json, known, read, shown},
-    authority::{Request, sha256},
+    authority::{Authority, Request, sha256},
 };
 use crate::http::listener::Peer;
 
@@ -64,6 +65,7 @@ async fn admit(endpoint: &Endpoint, bearer: &str, body: Incoming) -> Result<Vec<
     let request = parse(&enrolment)?;
     let now = app.now();
     let node_id = enrolment.node_id;
+    let authority = endpoint.authority();
 
     let mut change = app.store().change().await?;
     let mut found = change.get::<JoinToken>(id).await?.ok_or_else(unknown)?;
@@ -83,6 +85,7 @@ async fn admit(endpoint: &Endpoint, bearer: &str, body: Incoming) -> Result<Vec<
                 enrolled_at: now,
                 revoked_at: None,
                 silent_since: None,
+                authority: Some(authority.sha256().to_owned()),
             };
             let former = change.get::<EnrolledNode>(node_id).await?;
             let again = former.is_some();
@@ -122,7 +125,6 @@ async fn admit(endpoint: &Endpoint, bearer: &str, body: Incoming) -> Result<Vec<
             change.update(&found.document, revision).await?;
             let actor = Actor::Node { id: node_id, name: node.name.clone() };
             let event = NewEvent::new(EventType::NodeEnrolled, actor)
-                .project(project)
                 .detail("nodeId", node_id.to_string())
                 .detail("hostname", node.hostname.clone())
                 .detail("joinTokenId", id.to_string())
@@ -133,7 +135,7 @@ async fn admit(endpoint: &Endpoint, bearer: &str, body: Incoming) -> Result<Vec<
             app.nudge().jobs();
         }
     }
-    issue(endpoint, request, &enrolment)
+    issue(&authority, request, &enrolment, now)
 }
 
 /// A node gets another certificate for its key, whether or not the former one has ended.
@@ -142,7 +144,7 @@ pub(super) async fn renew(
     peer: &Peer,
     request: http::Request<Incoming>,
 ) -> Result<Vec<u8>, Refused> {
-    let shown = shown(peer)?;
+    let shown = shown(endpoint, peer)?;
     let enrolment: Enrolment = read(request.into_body()).await?;
     check_version(enrolment.version)?;
     let request = parse(&enrolment)?;
@@ -159,20 +161,24 @@ pub(super) async fn renew(
         // Out of the ordinary, so it is on record.
         let actor = Actor::Node { id: node.node_id, name: node.name.clone() };
         let event = NewEvent::new(EventType::NodeRenewed, actor)
-            .project(node.project)
             .detail("nodeId", node.node_id.to_string())
             .detail("formerHadEnded", true);
         let mut change = endpoint.app.store().change().await?;
         known(&mut change, &shown).await?;
         change.commit(event, now).await?;
     }
-    issue(endpoint, request, &enrolment)
+    issue(&endpoint.authority(), request, &enrolment, now)
 }
 
-fn issue(endpoint: &Endpoint, request: Request, enrolment: &Enrolment) -> Result<Vec<u8>, Refused> {
-    let issued = endpoint.authority.issue(request, enrolment.node_id, endpoint.app.now());
+fn issue(
+    authority: &Authority,
+    request: Request,
+    enrolment: &Enrolment,
+    now: Timestamp,
+) -> Result<Vec<u8>, Refused> {
+    let issued = authority.issue(request, enrolment.node_id, now);
     let (certificate, not_after) = issued.map_err(|error| unusable(&error))?;
-    json(&Enrolled { certificate, authorities: endpoint.authority.pem().to_owned(), not_after })
+    json(&Enrolled { certificate, authorities: authority.trusted().to_owned(), not_after })
 }
 
 fn parse(enrolment: &Enrolment) -> Result<Request, Refused> {

@@ -4,7 +4,6 @@ use hyper::body::Incoming;
 use keyward_model::{
     cluster::Cluster,
     event::{Actor, EventType, NewEvent},
-    node::EnrolledNode,
     sync::{AgentRefusalCode, LEAVE_MEMBER_HINT, Leave, Left},
 };
 
@@ -21,7 +20,7 @@ pub(super) async fn leave(
     peer: &Peer,
     request: http::Request<Incoming>,
 ) -> Result<Vec<u8>, Refused> {
-    let shown = shown(peer)?;
+    let shown = shown(endpoint, peer)?;
     let asked: Leave = read(request.into_body()).await?;
     check_version(asked.version)?;
     let app = &endpoint.app;
@@ -40,16 +39,13 @@ pub(super) async fn leave(
         ));
     }
     node.revoked_at = Some(now);
-    let revision = change.get::<EnrolledNode>(node.node_id).await?.map_or(0, |stored| stored.revision);
-    change.update(&node, revision).await?;
+    change.update(&node.document, node.revision).await?;
     change.tell_node(node.node_id).await?;
     let actor = Actor::Node { id: node.node_id, name: node.name.clone() };
-    let mut event = NewEvent::new(EventType::NodeLeft, actor)
-        .project(node.project)
+    let event = NewEvent::new(EventType::NodeLeft, actor)
         .detail("nodeId", node.node_id.to_string())
         .detail("name", node.name.clone())
         .detail("force", asked.force);
-    event.cluster = cluster;
     change.commit(event, now).await?;
     app.waiting().wake(node.node_id);
     app.nudge().jobs();

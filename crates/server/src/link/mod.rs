@@ -8,6 +8,7 @@ mod authority;
 mod enrol;
 mod leave;
 mod notices;
+mod replacing;
 mod seen;
 mod sync;
 mod waiting;
@@ -21,9 +22,14 @@ use keyward_model::{
     node::{JoinText, JoinToken},
 };
 use keyward_store::{Change, StoreError};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::task::TaskTracker;
 
+pub use replacing::{
+    AuthorityError, AuthorityStatus, FormerStatus, Holder, authority_status, replace_authority,
+    retire_authority,
+};
+pub(crate) use replacing::{Looked, look_after};
 pub use waiting::Waiting;
 
 use crate::{App, app::make_bytes, http::listener};
@@ -64,13 +70,20 @@ pub enum LinkError {
 #[derive(Clone)]
 struct Endpoint {
     app: App,
-    authority: Arc<Authority>,
+    authority: watch::Receiver<Arc<Authority>>,
     seen: Arc<seen::Seen>,
 }
 
+impl Endpoint {
+    /// The authority as this server knows it now.
+    fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority.borrow())
+    }
+}
+
 /// Makes what agents will trust this server by.
-pub(crate) async fn set_up(change: &mut Change) -> Result<(), LinkError> {
-    Authority::make(change).await
+pub(crate) async fn set_up(change: &mut Change, now: Timestamp) -> Result<(), LinkError> {
+    Authority::make(change, now).await
 }
 
 /// Makes a join token for a project and records it by `event`. The text is nowhere else.
@@ -82,7 +95,7 @@ pub async fn invite(
 ) -> Result<(JoinToken, JoinText), LinkError> {
     let now = app.now();
     let url = app.agent_url().parse().map_err(|_| LinkError::Address(app.agent_url().to_owned()))?;
-    let ca_sha256 = Authority::open(app.store()).await?.sha256();
+    let ca_sha256 = Authority::open(&mut app.store().read().await?).await?.sha256().to_owned();
     let id = app.make_id();
     let random = data_encoding::BASE64URL_NOPAD.encode(&zeroize::Zeroizing::new(make_bytes::<32>())[..]);
     let text = JoinText { url, ca_sha256, secret: format!("{id}.{random}") };
@@ -111,19 +124,14 @@ pub async fn invite(
 
 /// Serves agents on `listener` until the server stops.
 pub(crate) async fn start(app: App, listener: TcpListener, tasks: &TaskTracker) -> Result<(), LinkError> {
-    let authority = Authority::open(app.store()).await?;
-    let config = app.config();
-    let tls = authority.server_config(config.agent_listen.ip(), config.agent_url.as_ref())?;
-    let endpoint = Endpoint { app: app.clone(), authority: Arc::new(authority), seen: Arc::default() };
+    let authority = Authority::open(&mut app.store().read().await?).await?;
+    let (tls_sender, tls) = watch::channel(replacing::tls(&app, &authority)?);
+    let (authority_sender, authority) = watch::channel(Arc::new(authority));
+    let endpoint = Endpoint { app: app.clone(), authority, seen: Arc::default() };
+    tasks.spawn(replacing::follow(app.clone(), authority_sender, tls_sender));
     tasks.spawn(seen::run(app.clone(), Arc::clone(&endpoint.seen)));
     tasks.spawn(notices::run(app.clone()));
     let handler = move |peer, request| answer::answer(endpoint.clone(), peer, request);
-    tasks.spawn(listener::run(
-        listener,
-        Arc::new(tls),
-        listener::Limits::AGENTS,
-        app.stop().clone(),
-        handler,
-    ));
+    tasks.spawn(listener::run(listener, tls, listener::Limits::AGENTS, app.stop().clone(), handler));
     Ok(())
 }

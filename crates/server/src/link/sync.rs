@@ -5,20 +5,18 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use keyward_model::{
     NodeState,
-    cluster::Cluster,
     event::{Actor, EventType, NewEvent},
     node::EnrolledNode,
-    project::Project,
     sync::{AgentRefusalCode, Desired, Observed, SyncAnswer, SyncRequest},
 };
-use keyward_store::{Change, StoreError};
+use keyward_store::{StoreError, Stored};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
     Endpoint,
     answer::{Refused, check_version, json, known, read, shown},
-    authority::{Shown, sha256},
+    authority::{Authority, Shown, sha256},
 };
 use crate::{App, http::listener::Peer};
 
@@ -30,7 +28,7 @@ pub(super) async fn sync(
     peer: &Peer,
     request: http::Request<Incoming>,
 ) -> Result<Vec<u8>, Refused> {
-    let shown = shown(peer)?;
+    let shown = shown(endpoint, peer)?;
     let app = &endpoint.app;
     if !shown.holds(app.now()) {
         return Err(Refused::new(
@@ -47,22 +45,32 @@ pub(super) async fn sync(
     let have = Have { revision: request.have_revision, digest: request.have_digest };
     let until = Instant::now() + Duration::from_secs(request.wait_s.into()).min(LONGEST_WAIT);
     drop(request.observed);
+    let mut authority = endpoint.authority.clone();
     loop {
+        let renew = renews(&authority.borrow_and_update(), &shown, request.authorities_sha256.as_deref());
         let news = look(endpoint, &shown, &have).await?;
-        let ripe = news.is_some() || !known_report;
+        let ripe = news.is_some() || !known_report || renew;
         let patient = wait.as_ref().filter(|_| !ripe && Instant::now() < until);
         let Some(patient) = patient else {
             let (desired, digest) = news.unzip();
-            return json(&SyncAnswer { desired, digest, stored_report });
+            return json(&SyncAnswer { desired, digest, stored_report, renew });
         };
         tokio::select! {
             () = patient.woken() => {}
+            Ok(()) = authority.changed() => {}
             () = tokio::time::sleep_until(until) => {}
             () = app.stop().cancelled() => {
-                return json(&SyncAnswer { desired: None, digest: None, stored_report });
+                return json(&SyncAnswer { desired: None, digest: None, stored_report, renew: false });
             }
         }
     }
+}
+
+/// Whether the node is to renew although its certificate holds: it is under the former authority, or the node trusts
+/// other ones than it should.
+fn renews(authority: &Authority, shown: &Shown, trusts: Option<&str>) -> bool {
+    authority.above(shown) != Some(authority.sha256())
+        || trusts.is_some_and(|trusts| trusts != authority.trusted_sha256())
 }
 
 /// What the agent has seen already.
@@ -83,6 +91,7 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
         None => None,
     };
     drop(tx);
+    note_authority(endpoint, shown, &node).await;
     let Some(observed) = &request.observed else {
         endpoint.seen.note(shown.node_id, now);
         return Ok((stored, stored == request.report));
@@ -108,6 +117,26 @@ async fn take(endpoint: &Endpoint, shown: &Shown, request: &SyncRequest) -> Resu
     // Repeated or overtaken: it changes nothing.
     endpoint.seen.note(shown.node_id, now);
     Ok((stored, stored == request.report))
+}
+
+/// Notes that the node has shown a certificate of the present authority: then it trusts that one, and needs no other.
+async fn note_authority(endpoint: &Endpoint, shown: &Shown, node: &Stored<EnrolledNode>) {
+    let authority = endpoint.authority();
+    let present = authority.sha256();
+    if authority.above(shown) != Some(present) || node.authority.as_deref() == Some(present) {
+        return;
+    }
+    let noted = async {
+        let mut observation = endpoint.app.store().observe().await?;
+        let seen = EnrolledNode { authority: Some(present.to_owned()), ..node.document.clone() };
+        observation.update(&seen, node.revision).await?;
+        observation.commit().await
+    };
+    match noted.await {
+        Ok(()) => endpoint.app.nudge().jobs(),
+        // The next call notes it.
+        Err(error) => tracing::debug!(%error, node = %shown.node_id, "the node's authority was not noted"),
+    }
 }
 
 /// What a report tells that belongs into the audit log, in order.
@@ -163,22 +192,14 @@ async fn put(
         return Ok(false);
     }
     for kind in others {
-        let event = event(&mut change, node, observed, *kind).await?;
-        change.also(event, now).await?;
+        change.also(event(node, observed, *kind), now).await?;
     }
-    let event = event(&mut change, node, observed, *last).await?;
-    change.commit(event, now).await?;
+    change.commit(event(node, observed, *last), now).await?;
     Ok(true)
 }
 
-async fn event(
-    change: &mut Change,
-    node: &EnrolledNode,
-    observed: &Observed,
-    kind: EventType,
-) -> Result<NewEvent, StoreError> {
-    let mut event =
-        NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() }).project(node.project);
+fn event(node: &EnrolledNode, observed: &Observed, kind: EventType) -> NewEvent {
+    let mut event = NewEvent::new(kind, Actor::Node { id: node.node_id, name: node.name.clone() });
     if kind == EventType::NodeStoppedRevoked {
         event = event.detail("reason", observed.status.reason.clone());
     }
@@ -187,11 +208,7 @@ async fn event(
         let waiting: Vec<&str> = waiting.filter_map(|held| held.approval.as_deref()).collect();
         event = event.detail("approvals", waiting.join(", "));
     }
-    event.org = change.get::<Project>(node.project).await?.map(|project| project.org);
-    if let Some(id) = node.cluster {
-        event.cluster = change.get::<Cluster>(id).await?.map(|cluster| cluster.name.clone());
-    }
-    Ok(event)
+    event
 }
 
 /// What is desired, unless the agent has seen it.

@@ -339,6 +339,12 @@ on_each_database! {
         let body = json!({"username": "ada@example.org", "roles": {"orgRoles": ["ORG_MEMBER"], "groupRoleAssignments": [{"groupId": project, "groupRoles": ["GROUP_READ_ONLY"]}]}});
         let ada = owner.post(&of_org, body.clone()).await.expect(201);
         assert_eq!(ada.body["orgMembershipStatus"], "ACTIVE");
+        for (status, members) in [("ACTIVE", 1), ("PENDING", 0), ("PENDING,ACTIVE", 1)] {
+            let listed = owner.get(&format!("{of_project}?orgMembershipStatuses={status}")).await.expect(200);
+            assert_eq!(listed.body["totalCount"], members, "{status}");
+        }
+        let wrong = owner.get(&format!("{of_org}?orgMembershipStatus=ACTIVE,GONE")).await;
+        assert!(wrong.refused(400, "INVALID_QUERY_PARAMETER").text.contains("names GONE, which is not ACTIVE"));
         owner.post(&of_org, body).await.refused(409, "USER_ALREADY_EXISTS");
         let id = ada.body["id"].as_str().unwrap().to_owned();
         let one = format!("{of_project}/{id}");

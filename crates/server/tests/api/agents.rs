@@ -77,6 +77,7 @@ impl Agent {
             enrolled_at: app.now(),
             revoked_at: None,
             silent_since: None,
+            authority: None,
         };
         let mut change = app.store().change().await.unwrap();
         change.insert(&node).await.unwrap();

@@ -273,7 +273,9 @@ on_each_database! {
         assert_eq!((&cluster["name"], &cluster["availability"]), (&json!("C0"), &json!("available")));
         assert_eq!(cluster["versions"], json!(["8.0.29"]));
         // A project with clusters is not deleted.
-        site.owner().delete(&of("")).await.refused(409, "CANNOT_CLOSE_GROUP_ACTIVE_ATLAS_CLUSTERS");
+        let there = site.owner().delete(&of("")).await.refused(409, "CANNOT_CLOSE_GROUP_ACTIVE_ATLAS_CLUSTERS");
+        let detail = there.body["detail"].as_str().unwrap();
+        assert!(detail.starts_with("The project still has 1 cluster. "), "{detail}");
 
         let jobs = site.owner().get("/api/keyward/v1/jobs").await.expect(200).body;
         let names: Vec<&str> = jobs["results"].as_array().unwrap().iter().map(|job| job["name"].as_str().unwrap()).collect();

@@ -40,6 +40,7 @@ on_each_database! {
         assert_eq!(count("eventType=GROUP_CREATED,ATLAS_MAINTENANCE_WINDOW_ADDED".into()).await, 2);
         assert_eq!(count("eventType=GROUP_CREATED&eventType=CLUSTER_CREATED".into()).await, 1);
         assert_eq!(count("eventType=AUTO_INDEXING_ENABLED".into()).await, 0, "Atlas' types that we do not have");
+        assert_eq!(count("eventType=KEYWARD_NODE_ENROLLED".into()).await, 0, "ours stand on our own route");
         assert_eq!(count("excludedEventType=GROUP_CREATED".into()).await, 1);
         assert_eq!(count("clusterNames=orders".into()).await, 0);
         assert_eq!(count(format!("minDate={created}")).await, 1);
@@ -47,6 +48,20 @@ on_each_database! {
         for wrong in ["eventType=no+such", "minDate=yesterday", "includeRaw=perhaps", "pageNum=0"] {
             owner.get(&format!("{events}?{wrong}")).await.refused(400, "INVALID_QUERY_PARAMETER");
         }
+        let ours = format!("/api/keyward/v1/groups/{project}/events");
+        for (route, parameter, value, named) in [
+            (&events, "eventType", "GROUP_CREATED,group_created", "group_created"),
+            (&events, "excludedEventType", "group_created", "group_created"),
+            (&ours, "eventType", "KEYWARD_NODE_ENROLED", "KEYWARD_NODE_ENROLED"),
+            (&ours, "eventType", "AUTO_INDEXING_ENABLED", "AUTO_INDEXING_ENABLED"),
+        ] {
+            let refused = owner.get(&format!("{route}?{parameter}={value}")).await.refused(400, "INVALID_QUERY_PARAMETER");
+            assert_eq!(refused.body["parameters"], json!([parameter]));
+            let detail = refused.body["detail"].as_str().unwrap();
+            assert!(detail.contains(&format!("{parameter} names {named}, which is not")), "{detail}");
+            assert!(detail.contains("/api/atlas/v2/eventTypes"), "{detail}");
+        }
+        owner.get(&format!("{ours}?eventType=KEYWARD_NODE_ENROLLED")).await.expect(200);
     }
 
     async fn of_an_organization_are_its_own_and_ours_are_on_our_route(site: Site) {

@@ -24,17 +24,17 @@ use tempfile::TempDir;
 
 use crate::site::{Answer, Database, Site};
 
-const PROJECT: ProjectId = ProjectId::from_bytes([9; 12]);
+pub(crate) const PROJECT: ProjectId = ProjectId::from_bytes([9; 12]);
 
 /// A server without jobs: what is desired is what the test says.
-struct Endpoint {
-    server: Running,
+pub(crate) struct Endpoint {
+    pub(crate) server: Running,
     clock: Arc<AtomicI64>,
     _dir: TempDir,
 }
 
 impl Endpoint {
-    async fn start(database: Database) -> Option<Self> {
+    pub(crate) async fn start(database: Database) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::new(dir.path());
         if database == Database::Postgresql {
@@ -52,7 +52,7 @@ impl Endpoint {
     }
 
     /// Another server on the same store, without jobs too.
-    async fn another_server(&self) -> Running {
+    pub(crate) async fn another_server(&self) -> Running {
         let mut config = self.server.app().config().clone();
         for listen in [&mut config.api_listen, &mut config.agent_listen] {
             listen.set_port(0);
@@ -66,11 +66,11 @@ impl Endpoint {
         serve_with(config, options).await.unwrap()
     }
 
-    fn advance_hours(&self, hours: i64) {
+    pub(crate) fn advance_hours(&self, hours: i64) {
         self.clock.fetch_add(hours * 3_600_000, Ordering::SeqCst);
     }
 
-    async fn token(&self) -> JoinText {
+    pub(crate) async fn token(&self) -> JoinText {
         let event = NewEvent::new(EventType::JoinTokenCreated, Actor::Operator).project(PROJECT);
         link::invite(self.server.app(), PROJECT, None, event).await.unwrap().1
     }
@@ -117,17 +117,21 @@ impl Endpoint {
 }
 
 /// An agent that says what the test wants.
-struct Agent {
-    id: NodeId,
-    key: KeyPair,
-    url: String,
-    http: reqwest::Client,
+pub(crate) struct Agent {
+    pub(crate) id: NodeId,
+    pub(crate) key: KeyPair,
+    pub(crate) url: String,
+    pub(crate) http: reqwest::Client,
+    /// PEM of its certificate.
+    pub(crate) certificate: String,
 }
 
 /// A client that takes any server and shows `identity`.
-fn client(authority: &str, identity: Option<(&str, &KeyPair)>) -> reqwest::Client {
+pub(crate) fn client(authority: &str, identity: Option<(&str, &KeyPair)>) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
     let tls =
         rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
@@ -146,14 +150,14 @@ fn client(authority: &str, identity: Option<(&str, &KeyPair)>) -> reqwest::Clien
 }
 
 /// The authority that the server's chain carries.
-async fn authority(endpoint: &Endpoint) -> String {
+pub(crate) async fn authority(endpoint: &Endpoint) -> String {
     let secret =
         endpoint.server.app().store().read().await.unwrap().secret("ca:agents").await.unwrap().unwrap();
     let sealed: Value = serde_json::from_slice(&secret).unwrap();
     sealed["certificate"].as_str().unwrap().to_owned()
 }
 
-fn enrolment(id: NodeId, name: &str, key: &KeyPair) -> Enrolment {
+pub(crate) fn enrolment(id: NodeId, name: &str, key: &KeyPair) -> Enrolment {
     Enrolment {
         version: VERSION,
         node_id: id,
@@ -163,7 +167,12 @@ fn enrolment(id: NodeId, name: &str, key: &KeyPair) -> Enrolment {
     }
 }
 
-async fn post(http: &reqwest::Client, url: &str, bearer: Option<&str>, body: &impl Serialize) -> Answer {
+pub(crate) async fn post(
+    http: &reqwest::Client,
+    url: &str,
+    bearer: Option<&str>,
+    body: &impl Serialize,
+) -> Answer {
     let request = http.post(url).json(body);
     let request = match bearer {
         Some(secret) => request.bearer_auth(secret),
@@ -174,13 +183,13 @@ async fn post(http: &reqwest::Client, url: &str, bearer: Option<&str>, body: &im
 
 /// Asserts status and code of a refusal to an agent.
 #[track_caller]
-fn refused(answer: &Answer, status: u16, code: &str) {
+pub(crate) fn refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.body["code"].as_str()), (status, Some(code)), "{}", answer.text);
     assert!(answer.body["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{}", answer.text);
 }
 
 impl Agent {
-    async fn enrol(endpoint: &Endpoint, n: u128) -> Self {
+    pub(crate) async fn enrol(endpoint: &Endpoint, n: u128) -> Self {
         let token = endpoint.token().await;
         let (id, key) = (NodeId(uuid::Uuid::from_u128(n)), KeyPair::generate().unwrap());
         let authority = authority(endpoint).await;
@@ -191,18 +200,18 @@ impl Agent {
                 .await;
         let enrolled: Enrolled = serde_json::from_value(answer.expect(200).body).unwrap();
         let http = client(&authority, Some((&enrolled.certificate, &key)));
-        Self { id, key, url, http }
+        Self { id, key, url, http, certificate: enrolled.certificate }
     }
 
-    async fn sync(&self, request: &SyncRequest) -> Answer {
+    pub(crate) async fn sync(&self, request: &SyncRequest) -> Answer {
         post(&self.http, &format!("{}/agent/v1/sync", self.url), None, request).await
     }
 
-    async fn answered(&self, request: &SyncRequest) -> SyncAnswer {
+    pub(crate) async fn answered(&self, request: &SyncRequest) -> SyncAnswer {
         serde_json::from_value(self.sync(request).await.expect(200).body).unwrap()
     }
 
-    fn request(&self, report: u64) -> SyncRequest {
+    pub(crate) fn request(&self, report: u64) -> SyncRequest {
         SyncRequest {
             version: VERSION,
             report,
@@ -210,11 +219,12 @@ impl Agent {
             have_revision: 0,
             have_digest: None,
             wait_s: 0,
+            authorities_sha256: None,
         }
     }
 }
 
-fn observed(node_id: NodeId, report: u64) -> Observed {
+pub(crate) fn observed(node_id: NodeId, report: u64) -> Observed {
     Observed {
         node_id,
         report,
@@ -455,6 +465,7 @@ on_each_database! {
                 key: KeyPair::from_pem(&agent.key.serialize_pem()).unwrap(),
                 url: agent.url.clone(),
                 http: client(&authority(&endpoint).await, Some((&enrolled.certificate, &agent.key))),
+                certificate: enrolled.certificate.clone(),
             };
             renewed.answered(&agent.request(1)).await;
         }
@@ -559,6 +570,56 @@ async fn a_node_that_waits_at_one_server_hears_of_another_at_once() {
 }
 
 on_each_database! {
+    /// The store says whose an event is: a node, its cluster, its project and that one's organization.
+    async fn events_of_joining_renewing_and_leaving_have_their_organization(site: Site) {
+        use keyward_model::node::EnrolledNode;
+        let project = site.project("events of nodes").await;
+        let tokens = format!("/api/keyward/v1/groups/{project}/joinTokens");
+        let made = site.owner().post(&tokens, json!({})).await.expect(201);
+        let token: JoinText = made.body["token"].as_str().unwrap().parse().unwrap();
+        let app = site.server.app();
+        let secret = app.store().read().await.unwrap().secret("ca:agents").await.unwrap().unwrap();
+        let sealed: Value = serde_json::from_slice(&secret).unwrap();
+        let authority = sealed["certificate"].as_str().unwrap().to_owned();
+        let url = token.url.as_str().trim_end_matches('/').to_owned();
+        let (id, key) = (NodeId(uuid::Uuid::from_u128(5)), KeyPair::generate().unwrap());
+        let body = enrolment(id, "n5", &key);
+        let joined = post(&client(&authority, None), &format!("{url}/agent/v1/enrol"), Some(&token.secret), &body).await;
+        let enrolled: Enrolled = serde_json::from_value(joined.expect(200).body).unwrap();
+        let http = client(&authority, Some((&enrolled.certificate, &key)));
+        // A member of a cluster from here on; its certificate ends, and it leaves.
+        site.owner().post(&crate::agents::clusters(&project, ""), crate::agents::wanted("C5", 1, "NONE")).await.expect(201);
+        let mut change = app.store().change().await.unwrap();
+        let clusters = change.list::<keyward_model::cluster::Cluster>(&project).await.unwrap();
+        let mut node = change.get::<EnrolledNode>(id).await.unwrap().unwrap();
+        // The jobs may have placed it already.
+        if node.cluster.is_none() {
+            node.cluster = Some(clusters[0].id);
+            change.update(&node.document, node.revision).await.unwrap();
+            change.commit(NewEvent::new(EventType::NodeAssigned, Actor::Operator).node(id), app.now()).await.unwrap();
+        } else {
+            drop(change);
+        }
+        site.advance_ms(25 * 3_600_000);
+        post(&http, &format!("{url}/agent/v1/renew"), None, &body).await.expect(200);
+        let leave = json!({"version": VERSION, "force": true});
+        post(&http, &format!("{url}/agent/v1/leave"), None, &leave).await.expect(200);
+
+        let mut tx = app.store().read().await.unwrap();
+        let (events, _) = tx.events(&keyward_store::EventFilter::default(), 0, 100).await.unwrap();
+        let of = |kind| events.iter().find(|event| event.event_type == kind).unwrap_or_else(|| panic!("no {kind}"));
+        for (kind, in_cluster) in
+            [(EventType::NodeEnrolled, false), (EventType::NodeRenewed, true), (EventType::NodeLeft, true)]
+        {
+            let event = of(kind);
+            assert_eq!(event.project.map(|id| id.to_string()).as_ref(), Some(&project), "{kind}");
+            assert_eq!(event.org, Some(site.org), "{kind}");
+            assert_eq!(event.cluster.as_deref(), in_cluster.then_some("C5"), "{kind}");
+        }
+        drop(tx);
+        site.server.stop().await;
+    }
+
     async fn join_tokens_and_nodes_are_managed_by_those_who_manage_clusters(site: Site) {
         let project = site.project("links").await;
         let tokens = format!("/api/keyward/v1/groups/{project}/joinTokens");

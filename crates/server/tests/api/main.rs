@@ -8,6 +8,8 @@ mod site;
 mod access;
 mod agents;
 mod alerts;
+mod authority;
+mod certificate;
 mod cluster_clients;
 mod clusters;
 mod encryption;

@@ -44,6 +44,13 @@ async fn too_many_requests_of_a_project_wait_and_nobody_elses() {
     let answer = site.owner().get(&format!("/api/atlas/v2/groups/{other}")).await.expect(200);
     assert_eq!(answer.header("ratelimit-remaining"), (FEW - 1).to_string());
     site.owner().get(&format!("/api/atlas/v2/orgs/{}", site.org)).await.expect(200);
+    // So does what is asked without signing in, in plain text and in JSON.
+    for path in ["/api/private/unauth/nds/defaultMongoDBMajorVersion", "/api/private/ipinfo"] {
+        let answer = Answer::of(site.plain("GET", path).send().await.unwrap()).await.expect(200);
+        assert_eq!(answer.header("ratelimit-limit"), FEW.to_string(), "{path}");
+        let left: u32 = answer.header("ratelimit-remaining").parse().unwrap();
+        assert!(left < FEW, "{path}: {left}");
+    }
     // A refusal of a handler tells what is left too.
     let wrong = site.owner().patch(&format!("/api/atlas/v2/groups/{other}"), json!({"zz": 1})).await;
     assert_eq!((wrong.status, wrong.header("ratelimit-limit")), (400, FEW.to_string().as_str()));

@@ -145,6 +145,20 @@ def sasl_continue(server, session, asked, database):
     return {"conversationId": 1, "done": session.skip_empty, "payload": payload}
 
 
+@command("authenticate", needs=None)
+def authenticate(server, session, asked, database):
+    if asked.get("mechanism") != "MONGODB-X509" or database != "$external":
+        raise CommandError(334, f"Unsupported mechanism {asked.get('mechanism')}")
+    if not session.subject:
+        raise CommandError(18, "There is no x.509 client certificate matching the user.")
+    user = (session.subject, "$external")
+    known = any((kept["user"], kept["db"]) == user for kept in server.users())
+    if not known or asked.get("user", session.subject) != session.subject:
+        raise CommandError(18, "Authentication failed.")
+    session.users = [*session.users, user]
+    return {"dbname": "$external", "user": session.subject}
+
+
 @command("connectionStatus", needs=None)
 def connection_status(server, session, asked, database):
     info = {"authenticatedUsers": [{"user": user, "db": db} for user, db in session.users]}
@@ -159,11 +173,12 @@ def connection_status(server, session, asked, database):
 @command("createUser", needs=[(DATABASE, "createUser")])
 def create_user(server, session, asked, database):
     name = asked["createUser"]
+    by_certificate = database == "$external"
     kept = {
         "_id": f"{database}.{name}",
         "user": name,
         "db": database,
-        "credentials": {"SCRAM-SHA-256": access.derive(asked["pwd"])},
+        "credentials": {"external": True} if by_certificate else {"SCRAM-SHA-256": access.derive(asked["pwd"])},
         "roles": [r if isinstance(r, dict) else {"role": r, "db": database} for r in asked["roles"]],
     }
     return _insert_one(server, asked, "admin.system.users", kept, 51003, f"User \"{name}@{database}\" already exists")

@@ -14,12 +14,14 @@ import sys
 import server as process
 import wiredtiger
 from storage import Store
+from tls import Tls
 
 # Options of mongod 7.0 that the double knows, and whether they take a value.
 OPTIONS = {
     "dbpath": True, "port": True, "bind_ip": True, "replSet": True, "logpath": True, "config": True, "keyFile": True,
     "pidfilepath": True, "setParameter": True, "slowms": True, "slowOpSampleRate": True, "oplogSize": True,
     "wiredTigerCacheSizeGB": True, "wiredTigerEngineConfigString": True, "storageEngine": True,
+    "tlsMode": True, "tlsCertificateKeyFile": True, "tlsCAFile": True, "tlsAllowConnectionsWithoutCertificates": False,
     "unixSocketPrefix": True, "maxConns": True, "directoryperdb": False, "auth": False, "fork": False,
     "logappend": False, "nounixsocket": False, "bind_ip_all": False, "quiet": False, "ipv6": False, "version": False,
 }  # fmt: skip
@@ -31,6 +33,8 @@ IN_FILE = {
     "security.authorization": "auth", "processManagement.fork": "fork",
     "processManagement.pidFilePath": "pidfilepath", "storage.engine": "storageEngine",
     "storage.wiredTiger.engineConfig.configString": "wiredTigerEngineConfigString",
+    "net.tls.mode": "tlsMode", "net.tls.certificateKeyFile": "tlsCertificateKeyFile", "net.tls.CAFile": "tlsCAFile",
+    "net.tls.allowConnectionsWithoutCertificates": "tlsAllowConnectionsWithoutCertificates",
     "storage.wiredTiger.engineConfig.cacheSizeGB": "wiredTigerCacheSizeGB", "systemLog.destination": None,
 }  # fmt: skip
 PARAMETERS = {"createRollbackDataFiles", "diagnosticDataCollectionEnabled", "enableTestCommands"}
@@ -110,6 +114,9 @@ class Options:
         if self.fork and not self.log_path:
             raise Refused("--fork has to be used with --logpath or --syslog")
         self.key = self._read_key(given["keyFile"]) if "keyFile" in given else None
+        weak = bool(given.get("tlsAllowConnectionsWithoutCertificates"))
+        files = given.get("tlsCertificateKeyFile"), given.get("tlsCAFile")
+        self.tls = Tls(given.get("tlsMode", "disabled"), *files, weak)
 
     @staticmethod
     def _read_key(path):

@@ -31,8 +31,9 @@ class Peer:
 
 
 class Replica:
-    def __init__(self, server, set_name, hosts, port, key):
-        self.server, self.set_name, self.hosts, self.port, self.key = server, set_name, hosts, port, key
+    def __init__(self, server, set_name, hosts, port, key, tls):
+        self.server, self.set_name, self.hosts, self.port = server, set_name, hosts, port
+        self.key, self.tls = key, tls
         self.lock, self.changed, self.store = server.lock, server.changed, server.store
         self.state, self.term, self.vote = "STARTUP", 0, None
         self.config, self.own, self.peers = None, None, {}
@@ -271,7 +272,7 @@ class Replica:
             threading.Thread(target=work, daemon=True).start()
 
     def connect(self, host, timeout=2.0):
-        return Client(host, self.key, timeout)
+        return Client(host, self.key, timeout, self.tls)
 
     def _talk(self, peer, version):
         """Heartbeats to one member, for as long as this configuration holds."""

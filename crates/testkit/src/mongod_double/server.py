@@ -36,6 +36,8 @@ class Session:
 
     def __init__(self, number):
         self.number, self.users, self.conversation, self.skip_empty = number, [], None, False
+        # The subject of its certificate.
+        self.subject = None
 
 
 class Server:
@@ -53,7 +55,8 @@ class Server:
         self.done = {}
         self.replica = None
         if options.repl_set:
-            self.replica = Replica(self, options.repl_set, options.own_names(), options.port, options.key)
+            names, tls = options.own_names(), options.tls.client
+            self.replica = Replica(self, options.repl_set, names, options.port, options.key, tls)
             with self.lock:
                 self._remember_done()
                 self.replica.load()
@@ -144,9 +147,15 @@ class Server:
 
     def _serve(self, connection, number):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        session = Session(number)
+        try:
+            connection, session.subject = self.options.tls.accept(connection)
+        except (OSError, wire.Closed) as error:
+            log("NETWORK", f"connection refused: {error}")
+            connection.close()
+            return
         with self.lock:
             self.connections.add(connection)
-        session = Session(number)
         try:
             while not self.stopping:
                 to, kind, flags, command = wire.receive(connection)

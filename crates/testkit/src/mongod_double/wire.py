@@ -130,10 +130,12 @@ def send(connection, document, to=0, kind=OP_MSG):
 class Client:
     """A member's connection to another."""
 
-    def __init__(self, host, key, timeout):
+    def __init__(self, host, key, timeout, tls=None):
         name, _, port = host.rpartition(":")
         self.connection = socket.create_connection((name, int(port)), timeout=timeout)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            self.connection = tls.wrap_socket(self.connection, server_hostname=name)
         if key:
             access.log_in(self, key)
 

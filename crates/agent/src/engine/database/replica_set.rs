@@ -1,15 +1,11 @@
 //! What the agent asks of a member about its replica set: who is there, and to hand over or to end.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use mongodb::{
-    bson::{Bson, Document, doc},
-    error::ErrorKind,
-    options::ServerAddress,
-};
-use tokio::{sync::OnceCell, time::Instant};
+use bson::{Bson, Document, doc};
+use tokio::time::Instant;
 
-use super::{Database, DatabaseError};
+use super::{Database, DatabaseError, Failure, Place};
 
 /// How long a former primary may not become primary again.
 const STAND_BACK_S: i32 = 60;
@@ -67,7 +63,7 @@ impl Database {
         let command = doc! { "replSetStepDown": STAND_BACK_S, "secondaryCatchUpPeriodSecs": CATCH_UP_S };
         match self.run("admin", "replSetStepDown", command).await {
             Ok(_) => {}
-            Err(DatabaseError::Command { source, .. }) if matches!(*source.kind, ErrorKind::Command(_)) => {
+            Err(DatabaseError::Command { source, .. }) if matches!(*source, Failure::Refused { .. }) => {
                 return Err(DatabaseError::NoSuccessor(source));
             }
             // Members may close their connections over it: what it says afterwards counts.
@@ -99,9 +95,9 @@ impl Database {
 
     /// The same agent's user on another member of the set.
     pub fn of_member(&self, address: &str) -> Option<Self> {
-        let ServerAddress::Tcp { host, port } = ServerAddress::parse(address).ok()? else { return None };
-        let port = port.unwrap_or(27_017);
-        Some(Self { kind: self.kind, host, port, user: self.user.clone(), client: OnceCell::new() })
+        let (host, port) = host_and_port(address)?;
+        let place = Place { host, port, own: false, ..self.place.clone() };
+        Some(Self { kind: self.kind, place, kept: Arc::default() })
     }
 
     /// Whether it is primary, and whether it knows another one.
@@ -112,6 +108,19 @@ impl Database {
         let own = hello.get_str("me").ok();
         Ok((primary, named.is_some() && named != own))
     }
+}
+
+/// `host:port`, `[address]:port`, or a host alone, as a set's configuration names its members.
+fn host_and_port(address: &str) -> Option<(String, u16)> {
+    let (host, port) = match address.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (host, port.strip_prefix(':'))
+        }
+        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Some(27_017), |port| port.parse().ok())?;
+    (!host.is_empty() && !host.starts_with('/')).then(|| (host.to_owned(), port))
 }
 
 /// `None` when it is not what a member answers.
@@ -153,9 +162,21 @@ fn number(document: &Document, name: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::DateTime;
+    use bson::DateTime;
 
     use super::*;
+
+    #[test]
+    fn the_address_of_a_member_is_taken_apart() {
+        let of = |address| host_and_port(address);
+        assert_eq!(of("db1.example.net:27018"), Some(("db1.example.net".to_owned(), 27018)));
+        assert_eq!(of("db1"), Some(("db1".to_owned(), 27017)));
+        assert_eq!(of("[::1]:27018"), Some(("::1".to_owned(), 27018)));
+        assert_eq!(of("[::1]"), Some(("::1".to_owned(), 27017)));
+        for wrong in ["", ":1", "db1:x", "db1:70000", "[::1:1", "/tmp/mongodb.sock"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_members_answer_becomes_a_set() {

@@ -1,9 +1,8 @@
 //! Regions and sizes by provider.
 
-use keyward_model::Code;
 use serde_json::{Value, json};
 
-use super::places::PROVIDERS;
+use super::places::{PROVIDERS, is_shared};
 use crate::{
     api::{Reply, Request},
     http::error::ApiError,
@@ -11,15 +10,13 @@ use crate::{
 
 /// Answers `listGroupClusterProviderRegions`.
 pub(super) async fn list(request: Request) -> Result<Reply, ApiError> {
-    let asked: Vec<&str> = request.query_all("providers").flat_map(|value| value.split(',')).collect();
-    if let Some(unknown) = asked.iter().find(|name| PROVIDERS.iter().all(|provider| provider.name != **name))
-    {
-        let shown: String = unknown.chars().take(32).collect();
-        return Err(ApiError::new(Code::InvalidQueryParameter)
-            .detail(format!("The query parameter providers names {shown}, not AWS, AZURE or GCP."))
-            .param("providers"));
-    }
-    let tier = request.query("tier");
+    let known = |name: &str| PROVIDERS.iter().map(|provider| provider.name).find(|known| *known == name);
+    let asked = request.choices("providers", "AWS, AZURE or GCP", known)?;
+    let sized = |name: &str| {
+        let known = PROVIDERS.iter().any(|provider| provider.sizes.contains(&name)) || is_shared(name);
+        known.then(|| name.to_owned())
+    };
+    let tiers = request.choices("tier", "the size of an instance, such as M10", sized)?;
     let shown: Vec<Value> = PROVIDERS
         .iter()
         .filter(|provider| asked.is_empty() || asked.contains(&provider.name))
@@ -33,7 +30,7 @@ pub(super) async fn list(request: Request) -> Result<Reply, ApiError> {
             let sizes: Vec<Value> = provider
                 .sizes
                 .iter()
-                .filter(|size| tier.is_none_or(|tier| tier == **size))
+                .filter(|size| tiers.is_empty() || tiers.iter().any(|tier| tier == **size))
                 .map(|size| json!({"name": size, "availableRegions": regions}))
                 .collect();
             json!({"provider": provider.name, "instanceSizes": sizes})

@@ -7,6 +7,7 @@ pub mod join_tokens;
 pub mod nodes;
 pub mod openapi;
 mod schemas;
+pub mod server;
 
 use super::Operation;
 
@@ -19,6 +20,7 @@ pub fn operations() -> Vec<Operation> {
         join_tokens::operations(),
         nodes::operations(),
         openapi::operations(),
+        server::operations(),
     ]
     .into_iter()
     .flatten()

@@ -91,6 +91,7 @@ async fn revoke(request: Request) -> Result<Reply, ApiError> {
     change.tell_node(node.node_id).await?;
     let event = request
         .event(EventType::NodeRevoked)
+        .node(node.node_id)
         .detail("nodeId", node.node_id.to_string())
         .detail("name", node.name.clone());
     change.commit(event, now).await?;

@@ -65,6 +65,7 @@ use Answers::{Nothing, One, Page};
 #[rustfmt::skip]
 const DESCRIBED: &[Described] = &[
     described("getOpenApi", "This document.", None, 200, One("Any")),
+    described("getServer", "This server: the API's certificate, and the authority that agents trust.", None, 200, One("Server")),
     described("listJobs", "What the jobs of this server did last.", None, 200, Page("Job")),
     described("listClusterNodes", "The members of a cluster: what each reported, what is asked of it, what it waits for.", None, 200, One("ClusterNodes")),
     described("rotateClusterMasterKeys", "Rotates the master key of every member, one at a time, without waiting for the maintenance window.", None, 202, One("RotatedNodes")),

@@ -21,7 +21,7 @@ pub(super) fn schemas() -> Value {
         })
     };
     let verdict = || json!({"type": "string", "enum": ["Valid", "Unavailable", "Revoked"]});
-    json!({
+    let mut all = json!({
         "Any": {"type": "object"},
         "Link": object(&["rel", "href"], json!({"rel": text(), "href": text()})),
         "Error": object(
@@ -187,5 +187,25 @@ pub(super) fn schemas() -> Value {
                 "detail": {"type": "object"},
             }),
         ),
-    })
+    });
+    // By itself: the text above is as long as the macro takes.
+    all["Server"] = object(
+        &["certificate", "agentAuthority"],
+        json!({
+            "certificate": object(
+                &["own", "validFrom", "validUntil", "since"],
+                json!({
+                    "own": flag(), "validFrom": time(), "validUntil": time(), "since": time(), "problem": maybe(),
+                }),
+            ),
+            "agentAuthority": object(
+                &["sha256"],
+                json!({
+                    "sha256": text(), "madeAt": maybe_time(), "replacedFrom": maybe_time(),
+                    "former": {"type": "object", "nullable": true},
+                }),
+            ),
+        }),
+    );
+    all
 }

@@ -159,11 +159,13 @@ on_each_database! {
         customer.vault.set_fault(FaultKind::PrivateLink, None).await.unwrap();
         let body = customer.whole_with(json!({"requirePrivateNetworking": true})).await;
         let finding = |refuses, outage, text: &str, class| ValidationFinding {
-            refuses, outage, text: text.into(), hint: "look at it".into(), class,
+            refuses, outage, text: text.into(), hint: "look at it".into(), class, retry_after_s: None,
         };
+        let busy = ValidationFinding { retry_after_s: Some(77), ..finding(true, true, "too busy", Some(Class::Throttled)) };
         for (findings, status, code) in [
             (vec![finding(true, false, "the key is off", Some(Class::KeyDisabled))], 400, "AZURE_KEY_VAULT_KEY_NOT_ENABLED"),
             (vec![finding(true, true, "no answer", Some(Class::TimedOut))], 503, "AZURE_KEY_VAULT_UNAVAILABLE"),
+            (vec![busy], 503, "AZURE_KEY_VAULT_UNAVAILABLE"),
             (vec![finding(false, false, "no purge protection", None)], 200, ""),
         ] {
             let agent = &mut agents[0];
@@ -185,6 +187,13 @@ on_each_database! {
             assert_eq!((answer.status, answer.code()), (status, code), "{}", answer.text);
             if status != 200 {
                 assert!(answer.text.contains("node n1"), "{}", answer.text);
+                // What the vault asked of the node is what the caller hears.
+                let wait = match (status, answer.text.contains("oo busy")) {
+                    (503, true) => "77",
+                    (503, false) => "30",
+                    _ => "",
+                };
+                assert_eq!(answer.header("retry-after"), wait, "{}", answer.text);
             }
         }
         let stored = site.encryption(&customer.project).await;
