@@ -41,8 +41,8 @@ impl Authority {
         &self.ca_file
     }
 
-    /// A certificate of `name` of the organization `keyward tests`, for `hosts`, that holds until 2100, and its key, in
-    /// one file.
+    /// A certificate of `name` of the organization `tests of keyward`, for `hosts`, that holds until 2100, and its
+    /// key, in one file.
     pub fn sign(&self, name: &str, hosts: &[&str]) -> Result<PathBuf> {
         self.sign_for(name, hosts, ((2020, 1, 1), (2100, 1, 1)))
     }
@@ -51,7 +51,7 @@ impl Authority {
     pub fn sign_for(&self, name: &str, hosts: &[&str], (from, until): (Day, Day)) -> Result<PathBuf> {
         let mut params = CertificateParams::new(hosts.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "keyward tests");
+        params.distinguished_name.push(DnType::OrganizationName, "tests of keyward");
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

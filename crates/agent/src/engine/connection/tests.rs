@@ -221,7 +221,7 @@ async fn the_agent_logs_in_with_its_certificate_or_its_password() {
     let root = |password: &str| Login::Password { user: "root".into(), password: password.to_owned().into() };
     first.log_in(&root("süß")).await.unwrap();
     let roles = vec![doc! { "role": "hostManager", "db": "admin" }];
-    let user = doc! { "createUser": "CN=agent,O=keyward tests", "roles": roles };
+    let user = doc! { "createUser": "CN=agent,O=tests of keyward", "roles": roles };
     first.run("$external", user).await.unwrap();
     let (mut second, _) = Connection::open(&place).await.unwrap();
     let failed = second.log_in(&root("suess")).await.unwrap_err();
