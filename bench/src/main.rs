@@ -15,6 +15,7 @@ use anyhow::Result;
 use keyward_testkit::{built, wiredtiger};
 
 use crate::key_server::KeyServer;
+use crate::raw_cipher::RawCipher;
 use crate::wtperf::{Load, Outcome, Run};
 
 /// Rounds of each variant; the best is reported.
@@ -34,24 +35,34 @@ fn main() -> Result<()> {
 
     let mut outcomes: Vec<(&str, Vec<Outcome>, Vec<Outcome>)> =
         variants.iter().map(|(name, _)| (*name, Vec::new(), Vec::new())).collect();
+    let mut raw = Vec::new();
     for round in 0..ROUNDS {
         for ((name, config), (_, inserts, reads)) in variants.iter().zip(&mut outcomes) {
             println!("# round {}: {name}", round + 1);
             inserts.push(Run::new(&wiredtiger, config)?.load(Load::Insert)?);
             reads.push(Run::new(&wiredtiger, config)?.load(Load::Read)?);
         }
+        // In turns with the loads: a machine's speed changes while others use it.
+        raw.push(raw_cipher::measure());
     }
+    let raw = RawCipher::best(&raw);
     for (load, pick) in [(Load::Insert, 0), (Load::Read, 1)] {
         let of = |name: &str| {
             let found = outcomes.iter().find(|(variant, ..)| *variant == name);
             found.and_then(|(_, inserts, reads)| Outcome::best(if pick == 0 { inserts } else { reads }))
         };
-        report(load, of("none"), of("keyward"), of("libsodium"));
+        report(load, raw, of("none"), of("keyward"), of("libsodium"));
     }
     Ok(())
 }
 
-fn report(load: Load, none: Option<Outcome>, keyward: Option<Outcome>, sodium: Option<Outcome>) {
+fn report(
+    load: Load,
+    raw: RawCipher,
+    none: Option<Outcome>,
+    keyward: Option<Outcome>,
+    sodium: Option<Outcome>,
+) {
     let load_name = load.name();
     for (name, outcome) in [("none", none), ("keyward", keyward), ("libsodium", sodium)] {
         let Some(outcome) = outcome else { continue };
@@ -60,7 +71,6 @@ fn report(load: Load, none: Option<Outcome>, keyward: Option<Outcome>, sodium: O
     }
     let (Some(none), Some(keyward)) = (none, keyward) else { return };
     // What the raw cipher would cost for the bytes that this run moved.
-    let raw = raw_cipher::measure();
     println!("measure wtperf/{load_name}/raw-cipher/open {:.2} GB/s", 1e-3 / raw.open_us_per_byte);
     let explained = none.cpu_us_per_operation
         + keyward.bytes_read_per_operation * raw.open_us_per_byte
