@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     server::{Server, desired, encryption, join, node_file, until_done, until_link},
+    site::client,
     support::{Agent, World, count, database, insert, until_state},
 };
 
@@ -25,17 +26,7 @@ struct Azure {
 impl Azure {
     async fn new(vault: &VaultDescription) -> Result<Self> {
         VaultAdmin::of(vault)?.grant(&vault.client_id, None, &["all".to_owned()]).await?;
-        let mut roots = rustls::RootCertStore::empty();
-        use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-        for certificate in CertificateDer::pem_slice_iter(&fs::read(&vault.ca_file)?) {
-            roots.add(certificate?)?;
-        }
-        let tls =
-            rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build()?;
+        let http = client(&fs::read(&vault.ca_file)?)?;
         Ok(Self { http, vault: vault.clone() })
     }
 

@@ -11,7 +11,7 @@ use keyward_model::{
     id::{ClusterId, NodeId},
     plan::{ClusterPlan, Resync},
 };
-use keyward_store::{Lease, StoreError, Stored};
+use keyward_store::{Document, Lease, StoreError, Stored};
 
 use super::{
     JobStatus,
@@ -99,11 +99,7 @@ async fn assign(
     let event_type = if to.is_some() { EventType::NodeAssigned } else { EventType::NodeReleased };
     let event =
         event(event_type, cluster).detail("node", stored.name.clone()).detail("nodeId", node.to_string());
-    let mut change = app.store().change().await?;
-    change.require_lease(lease).await?;
-    change.update(&changed, stored.revision).await?;
-    change.commit(event, now).await?;
-    Ok(())
+    Ok(record(app, lease, (&changed, stored.revision), event, now).await?)
 }
 
 /// Stores the state that the reports add up to; whether it is another one.
@@ -138,16 +134,27 @@ async fn settle(
     };
     match event {
         Some(event) => {
-            let mut change = app.store().change().await?;
-            change.require_lease(lease).await?;
-            change.update(&cluster, stored.revision).await?;
-            change.commit(event.detail("from", former.as_str()), now).await?;
+            let event = event.detail("from", former.as_str());
+            record(app, lease, (&cluster, stored.revision), event, now).await?;
         }
-        None => {
-            observe(app, lease, &cluster, stored.revision).await?;
-        }
+        None => observe(app, lease, &cluster, stored.revision).await?,
     }
     Ok(true)
+}
+
+/// Stores a document that was read at this revision, with the event of its change.
+async fn record<D: Document>(
+    app: &App,
+    lease: &Lease,
+    (document, revision): (&D, i64),
+    event: NewEvent,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut change = app.store().change().await?;
+    change.require_lease(lease).await?;
+    change.update(document, revision).await?;
+    change.commit(event, now).await?;
+    Ok(())
 }
 
 /// Stores what the nodes say of a cluster: nobody changed a wish, so there is no event.
@@ -186,10 +193,7 @@ async fn note_resync(
         event = event.detail("since", since.to_string());
     }
     cluster.resync_since = cluster.resync_since.is_none().then_some(now);
-    let mut change = app.store().change().await?;
-    change.require_lease(lease).await?;
-    change.update(&cluster, stored.revision).await?;
-    change.commit(event, now).await?;
+    record(app, lease, (&cluster, stored.revision), event, now).await?;
     Ok(true)
 }
 
