@@ -1,16 +1,17 @@
 //! One `wtperf` database: load it, read from it, and what that took.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use keyward_testkit::wiredtiger::WiredTiger;
 use procfs::process::Process;
-use serde_json::Value;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
 
 const CACHE: &str = "16MB";
-const READ_S: u32 = 20;
+const READ_S: u32 = 6;
 
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Load {
@@ -62,15 +63,6 @@ impl Table {
 pub(crate) struct Outcome {
     pub(crate) operations_per_s: f64,
     pub(crate) cpu_us_per_operation: f64,
-    pub(crate) bytes_read_per_operation: f64,
-    pub(crate) bytes_written_per_operation: f64,
-}
-
-impl Outcome {
-    /// The round that took least processor time: what else runs on a machine only ever adds.
-    pub(crate) fn best(rounds: &[Self]) -> Option<Self> {
-        rounds.iter().copied().min_by(|a, b| a.cpu_us_per_operation.total_cmp(&b.cpu_us_per_operation))
-    }
 }
 
 /// A database folder of its own, encrypted as `config` says.
@@ -87,25 +79,24 @@ impl<'a> Run<'a> {
         Ok(Self { wiredtiger, config, home })
     }
 
-    /// Runs `load` on this database, which is empty, and measures it.
-    pub(crate) fn load(&self, load: Load) -> Result<Outcome> {
-        let table = load.table();
-        if load == Load::Read {
-            self.run(Load::Insert, table)?;
-        }
-        self.run(load, table)
+    /// Fills this database, which is empty, with the table of `load`.
+    pub(crate) fn fill(&self, load: Load) -> Result<Outcome> {
+        self.start(Load::Insert, load.table())?.outcome()
     }
 
-    fn run(&self, load: Load, table: Table) -> Result<Outcome> {
+    /// Reads from this database, which `fill` filled for the same load.
+    pub(crate) fn read(&self) -> Result<Outcome> {
+        self.start_reading()?.outcome()
+    }
+
+    /// Begins what `read` does, beside others.
+    pub(crate) fn start_reading(&self) -> Result<Running<'_>> {
+        self.start(Load::Read, Load::Read.table())
+    }
+
+    fn start(&self, load: Load, table: Table) -> Result<Running<'_>> {
         let program = self.wiredtiger.wtperf.as_ref().context("this WiredTiger has no wtperf")?;
-        // Every command opens another statistics file; only this one's is wanted.
-        for file in self.statistics_files()? {
-            fs::remove_file(file)?;
-        }
-        let connection = format!(
-            "conn_config=\"cache_size={CACHE},eviction=(threads_max=4),statistics=(fast),\
-             statistics_log=(json=true,on_close=true,wait=0)\""
-        );
+        let connection = format!("conn_config=\"cache_size={CACHE},eviction=(threads_max=4)\"");
         let options = match load {
             Load::Insert => table.fill(),
             Load::Read => table.read(),
@@ -115,54 +106,13 @@ impl<'a> Run<'a> {
         command.arg("-h").arg(self.home.path());
         command.args(["-o", &connection, "-o", pages, "-o", &options]);
         command.env_remove("WIREDTIGER_CONFIG").stdin(Stdio::null());
+        // A few lines, which the pipe holds until they are read.
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         if !self.config.is_empty() {
             command.env("WIREDTIGER_CONFIG", self.config);
         }
-        let before = children_cpu_s()?;
-        let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
-        let cpu_s = children_cpu_s()? - before;
-        if !output.status.success() {
-            bail!("wtperf ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-        }
-        let report =
-            fs::read_to_string(self.home.path().join("test.stat")).context("wtperf wrote no test.stat")?;
-        let (operations, operations_per_s) = operations(load, table, &report)?;
-        let (read, written) = self.bytes_moved()?;
-        if !self.config.is_empty() && !self.is_encrypted()? {
-            bail!("the table is not encrypted: the encryptor was not loaded");
-        }
-        Ok(Outcome {
-            operations_per_s,
-            cpu_us_per_operation: cpu_s * 1e6 / operations,
-            bytes_read_per_operation: read / operations,
-            bytes_written_per_operation: written / operations,
-        })
-    }
-
-    /// Bytes that went through the block manager, from the statistics written at close.
-    fn bytes_moved(&self) -> Result<(f64, f64)> {
-        let file = self.statistics_files()?.pop().context("WiredTiger wrote no statistics")?;
-        let text = fs::read_to_string(&file)?;
-        let last = text
-            .lines()
-            .rfind(|line| line.contains("block-manager"))
-            .context("no statistics of the blocks")?;
-        let statistics: Value = serde_json::from_str(last).context("WiredTiger's statistics are no JSON")?;
-        let blocks = &statistics["wiredTiger"]["block-manager"];
-        let of = |name: &str| blocks[name].as_f64().with_context(|| format!("no statistic {name:?}"));
-        Ok((of("bytes read")?, of("bytes written")?))
-    }
-
-    fn statistics_files(&self) -> Result<Vec<std::path::PathBuf>> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(self.home.path())? {
-            let path = entry?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("WiredTigerStat")) {
-                files.push(path);
-            }
-        }
-        files.sort();
-        Ok(files)
+        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Running { run: self, load, table, child })
     }
 
     /// Flag 0x08 of the page header, in most blocks of the table.
@@ -175,10 +125,49 @@ impl<'a> Run<'a> {
     }
 }
 
-/// User and system time of the children waited for so far, in seconds.
-fn children_cpu_s() -> Result<f64> {
-    let stat = Process::myself()?.stat()?;
-    Ok((stat.cutime + stat.cstime) as f64 / procfs::ticks_per_second() as f64)
+/// A `wtperf` at work.
+pub(crate) struct Running<'a> {
+    run: &'a Run<'a>,
+    load: Load,
+    table: Table,
+    child: Child,
+}
+
+impl Drop for Running<'_> {
+    /// Where another of those at work has failed.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running<'_> {
+    /// Waits for its end.
+    pub(crate) fn outcome(mut self) -> Result<Outcome> {
+        let cpu_s = cpu_s_at_exit(&self.child)?;
+        let status = self.child.wait().context("cannot wait for wtperf")?;
+        if !status.success() {
+            let said = self.child.stderr.take().map(io::read_to_string).transpose()?.unwrap_or_default();
+            bail!("wtperf ended with {status}: {said}");
+        }
+        let report = fs::read_to_string(self.run.home.path().join("test.stat"))
+            .context("wtperf wrote no test.stat")?;
+        let (operations, operations_per_s) = operations(self.load, self.table, &report)?;
+        if self.load == Load::Insert && !self.run.config.is_empty() && !self.run.is_encrypted()? {
+            bail!("the table is not encrypted: the encryptor was not loaded");
+        }
+        Ok(Outcome { operations_per_s, cpu_us_per_operation: cpu_s * 1e6 / operations })
+    }
+}
+
+/// User and system time that `child` took until it ended, which this waits for. It is left to be reaped.
+fn cpu_s_at_exit(child: &Child) -> Result<f64> {
+    let id = i32::try_from(child.id()).context("no process id")?;
+    let pid = Pid::from_raw(id).context("no process id")?;
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+        .context("cannot wait for wtperf")?;
+    let stat = Process::new(id)?.stat()?;
+    Ok((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
 /// How many operations, and how many a second, `test.stat` says there were.
@@ -212,18 +201,5 @@ mod tests {
         let reads = "Executed 123456 read operations (100%) 6172 ops/sec\nExecuted 0 insert operations (0%) 0 ops/sec\n";
         assert_eq!(operations(Load::Read, table, reads).unwrap(), (123_456.0, 6172.0));
         assert!(operations(Load::Read, table, "nothing").is_err());
-    }
-
-    #[test]
-    fn the_best_round_took_least_processor_time() {
-        let round = |cpu_us_per_operation| Outcome {
-            operations_per_s: 1.0,
-            cpu_us_per_operation,
-            bytes_read_per_operation: 0.0,
-            bytes_written_per_operation: 0.0,
-        };
-        let best = Outcome::best(&[round(9.0), round(1.0), round(5.0)]);
-        assert_eq!(best.map(|best| best.cpu_us_per_operation), Some(1.0));
-        assert_eq!(Outcome::best(&[]), None);
     }
 }

@@ -35,8 +35,10 @@ pub(crate) fn run(steps: &mut Steps, options: &Options) {
         return;
     }
     steps.run("WiredTiger 11.3.1 from its source distribution", || wiredtiger::v11_3_1().map(drop));
-    let build =
-        ["build", "--locked", "--release", "--package", "keyward-encryptor", "--package", "keyward-bench"];
+    // With the example of the encryptor: wtperf's yardstick.
+    let packages = ["--package", "keyward-encryptor", "--package", "keyward-bench"];
+    let targets = ["--lib", "--bins", "--examples"];
+    let build = [&["build", "--locked", "--release"][..], &packages, &targets].concat();
     if steps.run("release build", || succeed(&mut cargo(&build))) {
         let program = target_dir().join("release/keyward-wtperf");
         steps.run("wtperf", || measured("wtperf", Command::new(&program), options.check));

@@ -19,6 +19,11 @@ pub fn keyward() -> Result<PathBuf> {
     newest("keyward").context("hint: cargo build -p keyward-cli first, or run the whole workspace's tests")
 }
 
+/// The file of an example that was built in the running program's profile, like `libraw_cipher.so`.
+pub fn example(file: &str) -> Result<PathBuf> {
+    newest(&format!("examples/{file}")).context("hint: cargo build --release -p keyward-encryptor --examples")
+}
+
 fn newest(file: &str) -> Result<PathBuf> {
     let test = std::env::current_exe().context("cannot tell the running test's path")?;
     let folders = test.ancestors().skip(1).take(2);
