@@ -30,6 +30,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// First and longest pause before connecting again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// A conversation that was shorter is no sign of an agent that works.
+const LONG_CONVERSATION: Duration = Duration::from_secs(1);
+
 /// What this encryptor says about itself.
 #[derive(Clone, Debug)]
 pub struct Introduction {
@@ -100,6 +103,11 @@ pub enum ClientError {
     /// An answer that doesn't belong here.
     #[error("the agent's first answer was neither a welcome nor a refusal")]
     Unexpected,
+    /// A welcome in a version of the protocol that was not offered.
+    #[error(
+        "the agent speaks version {0} of the protocol, this encryptor {MIN_PROTOCOL_VERSION} to {PROTOCOL_VERSION}"
+    )]
+    Version(u16),
 }
 
 impl ClientError {
@@ -115,6 +123,7 @@ impl ClientError {
             Self::Peer { .. } => "the socket's directory must belong to the user that the agent runs as",
             Self::Refused { .. } => "see the agent's log; `keyward node status` says what the node waits for",
             Self::NoMasterKey => "it comes back when the customer key answers: `keyward node status`",
+            Self::Version(_) => "use an agent and an encryptor of one release",
         }
     }
 
@@ -127,16 +136,22 @@ impl ClientError {
             Self::Writable { .. } | Self::Peer { .. } | Self::Refused { .. } | Self::NoMasterKey => {
                 libc::EACCES
             }
-            Self::Wire(_) | Self::Unexpected => libc::EIO,
+            Self::Wire(_) | Self::Unexpected | Self::Version(_) => libc::EIO,
         }
     }
 }
 
-/// Connects and says hello; `None` if the agent is there but holds no master key now.
-fn greet(socket: &Path, introduction: &Introduction) -> Result<(UnixStream, Option<Welcome>), ClientError> {
+/// Connects and says hello; `None` if the agent is there but holds no master key now. `connected` is shown the connection
+/// before anything is said.
+fn greet(
+    socket: &Path,
+    introduction: &Introduction,
+    connected: impl FnOnce(&UnixStream) -> io::Result<()>,
+) -> Result<(UnixStream, Option<Welcome>), ClientError> {
     let owner = trusted_owner(socket)?;
     let failed = |source| ClientError::Connect { path: socket.to_owned(), source };
     let mut stream = UnixStream::connect(socket).map_err(failed)?;
+    connected(&stream).map_err(failed)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
     let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|error| failed(error.into()))?;
@@ -154,6 +169,11 @@ fn greet(socket: &Path, introduction: &Introduction) -> Result<(UnixStream, Opti
     };
     write_to_agent(&mut stream, &hello)?;
     match read_to_encryptor(&mut stream)? {
+        ToEncryptor::Welcome { version, .. }
+            if !(MIN_PROTOCOL_VERSION..=PROTOCOL_VERSION).contains(&version) =>
+        {
+            Err(ClientError::Version(version))
+        }
         ToEncryptor::Welcome { system_key_id, keys, held, .. } => {
             Ok((stream, held.then_some(Welcome { system_key_id, keys })))
         }
@@ -207,12 +227,14 @@ struct Shared {
     outbox: Mutex<VecDeque<ToAgent>>,
     wake: OwnedFd,
     stop: AtomicBool,
+    /// The connection that the thread reads and writes, so that it can be ended from outside.
+    connection: Mutex<Option<UnixStream>>,
 }
 
 impl Link {
     /// Connects, says hello and returns the agent's welcome. Blocks; called once, while the database opens.
     pub fn connect(socket: &Path, introduction: &Introduction) -> Result<(Greeted, Welcome), ClientError> {
-        let (stream, welcome) = greet(socket, introduction)?;
+        let (stream, welcome) = greet(socket, introduction, |_| Ok(()))?;
         let welcome = welcome.ok_or(ClientError::NoMasterKey)?;
         let greeted = Greeted { stream, socket: socket.to_owned(), introduction: introduction.clone() };
         Ok((greeted, welcome))
@@ -239,6 +261,7 @@ impl Drop for Link {
         }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake();
+        self.shared.stop_reading();
         let _ = thread.join();
     }
 }
@@ -251,6 +274,25 @@ impl Shared {
 
     fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Lets others end what the thread waits for on `stream`. A connection made too late for that is refused.
+    fn is_connected(&self, stream: &UnixStream) -> io::Result<()> {
+        let handle = stream.try_clone()?;
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        if self.is_stopping() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// The connection is over: the agent must see its end, which a handle left here would hide.
+    fn is_disconnected(&self) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Ends the waiting for an agent that doesn't answer. What the thread still has to say goes out all the same.
+    fn stop_reading(&self) {
+        if let Some(stream) = self.connection.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            let _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Read);
+        }
     }
 }
 
@@ -266,7 +308,13 @@ impl Greeted {
     /// Starts the thread.
     pub fn keep(self, keyring: Arc<Keyring>, log: Arc<dyn Log>) -> io::Result<Link> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared { outbox: Mutex::default(), wake, stop: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            outbox: Mutex::default(),
+            wake,
+            stop: AtomicBool::new(false),
+            connection: Mutex::default(),
+        });
+        shared.is_connected(&self.stream)?;
         let correspondent = Correspondent {
             shared: Arc::clone(&shared),
             keyring,
@@ -278,6 +326,17 @@ impl Greeted {
         let thread = crate::ffi::spawn_without_signals("keyward", move || correspondent.run(stream))?;
         Ok(Link { shared, thread: Some(thread), process: std::process::id() })
     }
+}
+
+/// What the database's log was told about an agent that isn't there.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Said {
+    /// Nothing: it is there.
+    Nothing,
+    /// That it went away.
+    Away,
+    /// Why a new one refuses.
+    Refused,
 }
 
 /// What the thread owns.
@@ -292,37 +351,60 @@ struct Correspondent {
 impl Correspondent {
     fn run(self, stream: UnixStream) {
         let mut stream = Some(stream);
-        let mut pause = BACK_OFF.0;
-        let mut said_away = false;
+        // Between attempts to connect, and after conversations that were none.
+        let (mut pause, mut rest) = (BACK_OFF.0, BACK_OFF.0);
+        let mut said = Said::Nothing;
         while !self.shared.is_stopping() {
             match stream.take() {
                 Some(mut connected) => {
+                    let begun = Instant::now();
                     let ended = self.converse(&mut connected);
                     if self.shared.is_stopping() {
                         let _ = write_to_agent(&mut connected, &ToAgent::Bye);
                         return;
                     }
-                    if !said_away {
+                    if said == Said::Nothing {
                         self.log.message(&format!(
                             "keyward: the agent went away ({ended}); the database works on"
                         ));
                     }
-                    said_away = true;
+                    said = Said::Away;
+                    self.shared.is_disconnected();
+                    // An agent that welcomes and breaks off, again and again, is not asked without end.
+                    if begun.elapsed() > LONG_CONVERSATION {
+                        rest = BACK_OFF.0;
+                    }
+                    self.pause(&mut rest);
                 }
                 None => match self.again() {
                     Ok(connected) => {
                         self.log.message("keyward: the agent is back");
                         stream = Some(connected);
+                        said = Said::Nothing;
                         pause = BACK_OFF.0;
-                        said_away = false;
                     }
-                    Err(_) => {
-                        self.sleep(pause);
-                        pause = (pause * 2).min(BACK_OFF.1);
+                    Err(error) => {
+                        self.shared.is_disconnected();
+                        if let (ClientError::Refused { .. } | ClientError::Version(_), Said::Away) =
+                            (&error, said)
+                        {
+                            self.log.error(&format!(
+                                "keyward: {error}; the database works on with the keys it has. hint: {}",
+                                error.hint()
+                            ));
+                            said = Said::Refused;
+                        }
+                        self.pause(&mut pause);
                     }
                 },
             }
         }
+    }
+
+    /// Waits, and next time longer.
+    fn pause(&self, pause: &mut Duration) {
+        self.sleep(*pause);
+        *pause = (*pause * 2).min(BACK_OFF.1);
     }
 
     /// Sends and receives until the conversation or the thread ends; says why.
@@ -350,7 +432,8 @@ impl Correspondent {
     }
 
     fn again(&self) -> Result<UnixStream, ClientError> {
-        let (stream, welcome) = greet(&self.socket, &self.introduction)?;
+        let (stream, welcome) =
+            greet(&self.socket, &self.introduction, |stream| self.shared.is_connected(stream))?;
         if let Some(welcome) = welcome {
             // The agent has read the journal: assignments still queued are known to it.
             self.take_in(welcome.keys);

@@ -8,7 +8,7 @@
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::ffi::{CreateFn, WtSession};
+use crate::ffi::{CreateFn, WtSession, guard};
 
 const SLOTS: usize = 16;
 
@@ -52,11 +52,13 @@ unsafe extern "C" fn wrapper<const SLOT: usize>(
     uri: *const c_char,
     config: *const c_char,
 ) -> c_int {
-    let original = ORIGINALS[SLOT].load(Ordering::Acquire);
-    // SAFETY: a wrapper is handed out only after its slot was filled with a verified `create`.
-    let original = unsafe { std::mem::transmute::<usize, CreateFn>(original) };
-    // SAFETY: the caller's arguments.
-    unsafe { crate::extension::create(original, session, uri, config) }
+    guard(|| {
+        let original = ORIGINALS[SLOT].load(Ordering::Acquire);
+        // SAFETY: a wrapper is handed out only after its slot was filled with a verified `create`.
+        let original = unsafe { std::mem::transmute::<usize, CreateFn>(original) };
+        // SAFETY: the caller's arguments.
+        unsafe { crate::extension::create(original, session, uri, config) }
+    })
 }
 
 #[cfg(test)]

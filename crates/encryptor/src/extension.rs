@@ -6,16 +6,17 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use keyward_keys::KeyId;
 use keyward_keys::page::{OVERHEAD, PageCipher};
 use keyward_keys::wire::ToAgent;
+use keyward_keys::{KeyId, MemoryLock, memory_lock};
 
 use crate::client::{ClientError, Introduction, Link, Log};
 use crate::create_slots;
 use crate::ffi::{
-    ConnectionTable, ExtensionApi, OpenSessionFn, WtConfigArg, WtConnection, WtEncryptor, WtSession,
+    ConnectionTable, ExtensionApi, OpenSessionFn, WtConfigArg, WtConnection, WtEncryptor, WtSession, buffers,
     config_texts, connection_of, guard, session_method, set_create,
 };
 use crate::journal::{AssignmentJournal, JournalError};
@@ -23,7 +24,7 @@ use crate::keyring::{AssignError, Assigned, CipherError, FEW_SPARES, Keyring};
 use crate::layout::{self, Layout};
 use crate::memory_map::{CodeObject, LiveImage, Memory};
 use crate::probe::{self, ProbeError, SessionKind};
-use crate::session::{Clause, Owner, owner_of, with_clause};
+use crate::session::{Clause, Import, Owner, owner_of, with_clause};
 use crate::settings::{Settings, SettingsError};
 
 const NAME: &CStr = c"keyward";
@@ -118,6 +119,7 @@ struct Connection {
     journal: Option<AssignmentJournal>,
     link: Mutex<Option<Link>>,
     sessions: Mutex<Vec<VerifiedSession>>,
+    said_unlocked: AtomicBool,
 }
 
 /// A session table that was verified: sessions are copies of a few of them.
@@ -147,6 +149,19 @@ impl Connection {
     fn forget(address: usize) {
         let mut connections = CONNECTIONS.write().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.address != address);
+    }
+}
+
+impl Connection {
+    /// Tells the database's log, once, that not all keys are in locked memory.
+    fn say_if_unlocked(&self, session: *mut WtSession) {
+        let MemoryLock::NotLocked { reason } = memory_lock() else { return };
+        if !self.said_unlocked.swap(true, Ordering::Relaxed) {
+            let message = format!(
+                "keyward: database keys are in memory that isn't locked: {reason}. hint: raise the limit of locked memory of the database process (LimitMEMLOCK=), or see to it that swap is off or encrypted"
+            );
+            self.api.message(session, &message);
+        }
     }
 }
 
@@ -212,16 +227,17 @@ fn join(
         return Err(LoadError::Twice);
     }
     let data_path = data_path(&table)?;
-    let journal = AssignmentJournal::of(&data_path);
-    if let Some(journal) = &journal {
-        journal.repair()?;
-    }
+    let journal = AssignmentJournal::of(&data_path)?;
     let introduction = Introduction {
         wiredtiger_version: api.version().1,
         layout: settings.layout.name.to_owned(),
         data_path,
     };
     let (greeted, welcome) = Link::connect(&settings.socket, &introduction)?;
+    // Not before the agent knows this process for its engine: another one may be writing to the journal.
+    if let Some(journal) = &journal {
+        journal.repair()?;
+    }
     let keyring = Arc::new(Keyring::new(welcome.system_key_id, welcome.keys));
     let link = greeted.keep(Arc::clone(&keyring), Arc::new(DatabaseLog(api))).map_err(LoadError::Thread)?;
     let state = Arc::new(Connection {
@@ -234,6 +250,7 @@ fn join(
         journal: journal.filter(|_| settings.per_database),
         link: Mutex::new(Some(link)),
         sessions: Mutex::default(),
+        said_unlocked: AtomicBool::new(false),
     });
     let encryptor = Encryptor::into_raw(&state, None);
     // SAFETY: the encryptor lives until its `terminate`.
@@ -243,6 +260,7 @@ fn join(
         drop(unsafe { Encryptor::from_raw(encryptor) });
         return Err(LoadError::Registration(code));
     }
+    state.say_if_unlocked(ptr::null_mut());
     Connection::remember(state);
     table.set_open_session(open_session);
     Ok(())
@@ -309,14 +327,11 @@ unsafe extern "C" fn encrypt(
     result_length: *mut usize,
 ) -> c_int {
     guard(|| {
-        // SAFETY: WiredTiger passes the encryptor that `customize` made, and its buffers.
-        let (this, plain, sealed) = unsafe {
-            (
-                Encryptor::get(encryptor),
-                std::slice::from_raw_parts(source, source_length),
-                std::slice::from_raw_parts_mut(target, target_length),
-            )
-        };
+        // SAFETY: WiredTiger passes the encryptor that `customize` made.
+        let this = unsafe { Encryptor::get(encryptor) };
+        // SAFETY: its buffers, of these lengths.
+        let buffers = unsafe { buffers(source, source_length, target, target_length) };
+        let Some((plain, sealed)) = buffers else { return this.no_buffers(session) };
         let Some(cipher) = &this.cipher else { return this.no_cipher(session) };
         match cipher.seal(plain, sealed) {
             Ok(length) => {
@@ -342,13 +357,10 @@ unsafe extern "C" fn decrypt(
 ) -> c_int {
     guard(|| {
         // SAFETY: as in `encrypt`.
-        let (this, sealed, plain) = unsafe {
-            (
-                Encryptor::get(encryptor),
-                std::slice::from_raw_parts(source, source_length),
-                std::slice::from_raw_parts_mut(target, target_length),
-            )
-        };
+        let this = unsafe { Encryptor::get(encryptor) };
+        // SAFETY: as in `encrypt`.
+        let buffers = unsafe { buffers(source, source_length, target, target_length) };
+        let Some((sealed, plain)) = buffers else { return this.no_buffers(session) };
         let Some(cipher) = &this.cipher else { return this.no_cipher(session) };
         match cipher.open(sealed, plain) {
             Ok(length) => {
@@ -365,9 +377,11 @@ unsafe extern "C" fn decrypt(
 /// # Safety
 /// WiredTiger passes an encryptor of ours and a place for the number.
 unsafe extern "C" fn sizing(_: *mut WtEncryptor, _: *mut WtSession, expansion: *mut usize) -> c_int {
-    // SAFETY: a place for the number.
-    unsafe { *expansion = OVERHEAD };
-    0
+    guard(|| {
+        // SAFETY: a place for the number.
+        unsafe { *expansion = OVERHEAD };
+        0
+    })
 }
 
 /// # Safety
@@ -386,6 +400,7 @@ unsafe extern "C" fn customize(
         let made = key_id_of(key_id.as_deref()).and_then(|id| Ok(this.connection.keyring.cipher(id)?));
         match made {
             Ok(cipher) => {
+                this.connection.say_if_unlocked(session);
                 // SAFETY: a place for the new encryptor, which lives until its `terminate`.
                 unsafe { *customized = Encryptor::into_raw(&this.connection, Some(cipher)) };
                 0
@@ -416,6 +431,12 @@ unsafe extern "C" fn terminate(encryptor: *mut WtEncryptor, _: *mut WtSession) -
 }
 
 impl Encryptor {
+    #[cold]
+    fn no_buffers(&self, session: *mut WtSession) -> c_int {
+        self.connection.api.error(session, "keyward: WiredTiger passed buffers that overlap or aren't there");
+        libc::EIO
+    }
+
     #[cold]
     fn no_cipher(&self, session: *mut WtSession) -> c_int {
         self.connection.api.error(session, "keyward: a block reached the encryptor without a database key");
@@ -554,26 +575,24 @@ pub(crate) unsafe fn create(
     uri: *const c_char,
     config: *const c_char,
 ) -> c_int {
-    guard(|| {
-        // SAFETY: an open session of a connection that the encryptor is loaded into.
-        let state = Connection::find(unsafe { connection_of(session) });
-        let (Some(state), false) = (state, uri.is_null()) else { return libc::EINVAL };
-        // SAFETY: WiredTiger's contract: NUL-terminated texts; the configuration may be null.
-        let (uri_text, config_text) =
-            unsafe { (CStr::from_ptr(uri), (!config.is_null()).then(|| CStr::from_ptr(config))) };
-        match state.configure(session, uri_text, config_text) {
-            // SAFETY: the original method with a configuration that lives until it returns.
-            Ok(Some(changed)) => unsafe { original(session, uri, changed.as_ptr()) },
-            // SAFETY: the original method with the caller's arguments.
-            Ok(None) => unsafe { original(session, uri, config) },
-            Err(error) => {
-                let message =
-                    format!("keyward: {uri_text:?} isn't created: {}. hint: {}", chain(&error), error.hint());
-                state.api.error(session, &message);
-                error.code()
-            }
+    // SAFETY: an open session of a connection that the encryptor is loaded into.
+    let state = Connection::find(unsafe { connection_of(session) });
+    let (Some(state), false) = (state, uri.is_null()) else { return libc::EINVAL };
+    // SAFETY: WiredTiger's contract: NUL-terminated texts; the configuration may be null.
+    let (uri_text, config_text) =
+        unsafe { (CStr::from_ptr(uri), (!config.is_null()).then(|| CStr::from_ptr(config))) };
+    match state.configure(session, uri_text, config_text) {
+        // SAFETY: the original method with a configuration that lives until it returns.
+        Ok(Some(changed)) => unsafe { original(session, uri, changed.as_ptr()) },
+        // SAFETY: the original method with the caller's arguments.
+        Ok(None) => unsafe { original(session, uri, config) },
+        Err(error) => {
+            let message =
+                format!("keyward: {uri_text:?} isn't created: {}. hint: {}", chain(&error), error.hint());
+            state.api.error(session, &message);
+            error.code()
         }
-    })
+    }
 }
 
 /// Why a table isn't created.
@@ -583,6 +602,10 @@ enum CreateError {
     Assign(#[from] AssignError),
     #[error("its configuration hides the clause that encrypts it")]
     Hidden,
+    #[error("it imports a file that nothing says is encrypted under a key of this node")]
+    Import,
+    #[error("its `lsm.bloom_config` has an encryption clause of its own")]
+    Bloom,
 }
 
 impl CreateError {
@@ -590,13 +613,17 @@ impl CreateError {
         match self {
             Self::Assign(error) => error.hint(),
             Self::Hidden => "the configuration string given for this table is malformed",
+            Self::Import => {
+                "import with the `file_metadata` of a table of this node, without `repair` and `metadata_file`; let data from elsewhere come in by the database's own means"
+            }
+            Self::Bloom => "take it out of the configuration string given for this table",
         }
     }
 
     fn code(&self) -> c_int {
         match self {
             Self::Assign(AssignError::NoSpare { .. }) => libc::EAGAIN,
-            Self::Assign(AssignError::Record(_)) | Self::Hidden => libc::EINVAL,
+            Self::Assign(AssignError::Record(_)) | Self::Hidden | Self::Import | Self::Bloom => libc::EINVAL,
             Self::Assign(AssignError::Journal { source, .. }) => source.os_error().unwrap_or(libc::EIO),
         }
     }
@@ -610,6 +637,9 @@ impl Connection {
         uri: &CStr,
         config: Option<&CStr>,
     ) -> Result<Option<std::ffi::CString>, CreateError> {
+        if let Some(config) = config {
+            self.examine_clauses_within(session, config)?;
+        }
         let clause = config.map(|config| self.clause(session, config)).unwrap_or_default();
         // Repair creates tables with the clause they were stored with: their blocks need that key.
         if clause.ours().is_some_and(|id| self.keyring.is_in_use(&id)) {
@@ -631,6 +661,32 @@ impl Connection {
         Clause {
             name: self.api.text_value(session, config, c"encryption.name"),
             key_id: self.api.text_value(session, config, c"encryption.keyid"),
+        }
+    }
+
+    /// Refuses what our clause at the end doesn't reach: the metadata of an imported file, which WiredTiger puts behind all
+    /// else, and the configuration of the files that hold an LSM tree's Bloom filters.
+    fn examine_clauses_within(&self, session: *mut WtSession, config: &CStr) -> Result<(), CreateError> {
+        let value = |key| self.api.text_value(session, config, key);
+        let names_encryption = |inner: Vec<u8>| memchr::memmem::find(&inner, b"encryption").is_some();
+        if value(c"lsm.bloom_config").is_some_and(names_encryption) {
+            return Err(CreateError::Bloom);
+        }
+        if !self.api.is_set(session, config, c"import.enabled") {
+            return Ok(());
+        }
+        let import = Import {
+            repair: self.api.is_set(session, config, c"import.repair"),
+            from_file: value(c"import.metadata_file").is_some_and(|path| !path.is_empty()),
+            stored: Clause {
+                name: value(c"import.file_metadata.encryption.name"),
+                key_id: value(c"import.file_metadata.encryption.keyid"),
+            },
+        };
+        if import.key_id().is_some_and(|id| self.keyring.is_in_use(&id)) {
+            Ok(())
+        } else {
+            Err(CreateError::Import)
         }
     }
 

@@ -98,6 +98,36 @@ pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(libc::EIO)
 }
 
+/// The buffers of `encrypt` or `decrypt`; `None` for what WiredTiger never passes: a null pointer to some bytes, a length
+/// that no memory has, or two buffers that overlap.
+///
+/// # Safety
+/// Each pointer that isn't null has as many bytes as its length says, for as long as the entry runs.
+pub(crate) unsafe fn buffers<'a>(
+    source: *const u8,
+    source_length: usize,
+    target: *mut u8,
+    target_length: usize,
+) -> Option<(&'a [u8], &'a mut [u8])> {
+    const MOST: usize = isize::MAX as usize;
+    let (from, to) = (source.addr(), target.addr());
+    let is_real = |address: usize, length: usize| length == 0 || (address != 0 && length <= MOST);
+    if !is_real(from, source_length) || !is_real(to, target_length) {
+        return None;
+    }
+    let overlap = from < to.saturating_add(target_length) && to < from.saturating_add(source_length);
+    if overlap && source_length > 0 && target_length > 0 {
+        return None;
+    }
+    // SAFETY: by the contract; an empty buffer's pointer, which may be null, isn't used. They don't overlap.
+    unsafe {
+        let source = if source_length == 0 { &[] } else { std::slice::from_raw_parts(source, source_length) };
+        let target =
+            if target_length == 0 { &mut [] } else { std::slice::from_raw_parts_mut(target, target_length) };
+        Some((source, target))
+    }
+}
+
 /// The texts of a `WT_CONFIG_ARG`, read without any call so that they are there before a table is trusted.
 ///
 /// # Safety
@@ -267,14 +297,24 @@ impl ExtensionApi {
 
     /// A value of a configuration text, as raw text; a dotted key reaches into a structure.
     pub(crate) fn text_value(&self, session: *mut WtSession, config: &CStr, key: &CStr) -> Option<Vec<u8>> {
+        // SAFETY: the item points into `config`.
+        self.item(session, config, key).map(|item| unsafe { item.to_vec() })
+    }
+
+    /// Whether a value of a configuration text is true, as WiredTiger takes it.
+    pub(crate) fn is_set(&self, session: *mut WtSession, config: &CStr, key: &CStr) -> bool {
+        self.item(session, config, key).is_some_and(|item| item.value != 0)
+    }
+
+    /// The last value of `key`; it points into `config`.
+    fn item(&self, session: *mut WtSession, config: &CStr, key: &CStr) -> Option<WtConfigItem> {
         // SAFETY: the slot is `config_get_string`, the same in every release.
         let get =
             unsafe { method_at::<ConfigGetStringFn>(self.api.cast(), extension_head::CONFIG_GET_STRING) };
         let mut item = WtConfigItem::empty();
         // SAFETY: two NUL-terminated texts and a place for the answer.
         let code = unsafe { get(self.api, session, config.as_ptr(), key.as_ptr(), &raw mut item) };
-        // SAFETY: on success the item points into `config`.
-        (code == 0).then(|| unsafe { item.to_vec() })
+        (code == 0).then_some(item)
     }
 }
 
@@ -369,6 +409,76 @@ mod tests {
     fn a_panic_ends_at_the_guard() {
         assert_eq!(guard(|| panic!("on purpose")), libc::EIO);
         assert_eq!(guard(|| 7), 7);
+    }
+
+    #[test]
+    fn buffers_that_wiredtiger_never_passes_are_refused() {
+        let mut bytes = [1_u8, 2, 3, 4, 5, 6];
+        let start = bytes.as_mut_ptr();
+        let of = |from: *const u8, from_length, to: *mut u8, to_length| {
+            // SAFETY: within `bytes`, or null, and no slice is left when the next is made.
+            let made = unsafe { buffers(from, from_length, to, to_length) };
+            made.map(|(source, target)| (source.to_vec(), target.len()))
+        };
+        let at = |offset: usize| start.wrapping_add(offset);
+        assert_eq!(of(at(0), 3, at(3), 3), Some((vec![1, 2, 3], 3)));
+        assert_eq!(of(at(3), 3, at(0), 3), Some((vec![4, 5, 6], 3)));
+        // An empty block, wherever it is said to be.
+        let null = ptr::null_mut();
+        assert_eq!(of(null, 0, at(0), 3), Some((vec![], 3)));
+        assert_eq!(of(at(0), 3, null, 0), Some((vec![1, 2, 3], 0)));
+        assert_eq!(of(null, 0, null, 0), Some((vec![], 0)));
+        assert_eq!(of(at(1), 0, at(0), 3), Some((vec![], 3)));
+        for (from, from_length, to, to_length) in [
+            (null, 1, at(0), 3),
+            (at(0), 3, null, 1),
+            (at(0), 3, at(0), 3),
+            (at(0), 4, at(3), 3),
+            (at(2), 3, at(0), 3),
+            (at(1), 1, at(0), 3),
+            (at(0), usize::MAX, at(3), 3),
+            (at(0), 3, at(3), isize::MAX as usize + 1),
+        ] {
+            assert_eq!(of(from, from_length, to, to_length), None, "{from_length} {to_length}");
+        }
+    }
+
+    /// Whatever C calls begins with the guard: no panic gets out.
+    #[test]
+    fn every_entry_that_c_calls_is_guarded() {
+        let sources = [
+            include_str!("extension.rs"),
+            include_str!("create_slots.rs"),
+            include_str!("memory_map.rs"),
+            include_str!("ffi.rs"),
+        ];
+        let mut entries = Vec::new();
+        for source in sources {
+            let product = source.split("#[cfg(test)]").next().unwrap();
+            for (at, _) in product.match_indices("extern \"C\" fn ") {
+                let rest = &product[at + "extern \"C\" fn ".len()..];
+                // A type of functions has no name, one of ours has a body.
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let body = rest[rest.find(" {\n").unwrap() + 3..].trim_start();
+                assert!(body.starts_with("guard(||"), "{name} isn't guarded: {}", &body[..40]);
+                entries.push(name);
+            }
+        }
+        entries.sort();
+        assert_eq!(
+            entries,
+            [
+                "customize",
+                "decrypt",
+                "encrypt",
+                "open_session",
+                "sizing",
+                "terminate",
+                "visit",
+                "wiredtiger_extension_init",
+                "wrapper",
+            ]
+        );
     }
 
     #[test]

@@ -194,8 +194,10 @@ impl Keyring {
         if let Some(known) = self.key_of(database) {
             return Ok(Assigned::Known(known));
         }
+        // Counted from here: who waits behind others that wait for a spare doesn't wait that long once more.
+        let deadline = Instant::now() + wait;
         let _one_at_a_time = self.assigning.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = self.spare_or_key(database, wait);
+        let mut state = self.spare_or_key(database, deadline);
         if let Some(known) = state.databases.get(database) {
             return Ok(Assigned::Known(*known));
         }
@@ -220,8 +222,7 @@ impl Keyring {
     }
 
     /// Waits until there is a spare, or the agent has brought a key of this database.
-    fn spare_or_key(&self, database: &str, wait: Duration) -> MutexGuard<'_, State> {
-        let deadline = Instant::now() + wait;
+    fn spare_or_key(&self, database: &str, deadline: Instant) -> MutexGuard<'_, State> {
         let mut state = self.state();
         while state.spares.is_empty()
             && !state.databases.contains_key(database)

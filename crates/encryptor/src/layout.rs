@@ -404,6 +404,98 @@ mod tests {
         assert!(!by_name("mongodb-8.2").unwrap().needs_symbols());
     }
 
+    /// The table of the reference, row by row, written down a second time: release, reported version, then
+    /// `WT_CONNECTION` (members, `open_session`, `add_encryptor`, `get_extension_api`), `WT_SESSION` (members, `create`)
+    /// and `WT_EXTENSION_API` (members, `version`).
+    type Row = (&'static str, (u32, u32, u32), [usize; 4], [usize; 2], Option<[usize; 2]>);
+    const REFERENCE: [Row; 33] = [
+        ("4.4.5", (10, 0, 0), [20, 6, 14, 19], [31, 8], Some([37, 36])),
+        ("4.4.6", (10, 0, 0), [20, 6, 14, 19], [31, 8], Some([37, 36])),
+        ("5.0.0", (10, 0, 1), [20, 6, 14, 19], [31, 8], Some([42, 37])),
+        ("5.0.2", (10, 0, 1), [20, 6, 14, 19], [31, 8], Some([42, 37])),
+        ("5.0.3", (10, 0, 1), [20, 6, 14, 19], [30, 8], Some([42, 37])),
+        ("5.0.8", (10, 0, 2), [20, 6, 14, 19], [30, 8], Some([42, 37])),
+        ("5.1.0", (10, 0, 2), [20, 6, 14, 19], [30, 8], Some([42, 37])),
+        ("5.0.9", (10, 0, 2), [20, 6, 14, 19], [31, 8], Some([42, 37])),
+        ("5.0.14", (10, 0, 2), [20, 6, 14, 19], [31, 8], Some([42, 37])),
+        ("5.0.15", (10, 0, 2), [20, 6, 14, 19], [32, 8], Some([42, 37])),
+        ("5.0.31", (10, 0, 2), [20, 6, 14, 19], [32, 8], Some([42, 37])),
+        ("5.2.0", (10, 0, 2), [20, 6, 14, 19], [31, 8], Some([37, 32])),
+        ("5.3.0", (10, 0, 2), [20, 6, 14, 19], [31, 8], Some([37, 32])),
+        ("6.0.0", (10, 0, 2), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+        ("6.0.25", (10, 0, 2), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+        ("6.1.0", (11, 0, 1), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+        ("6.2.0", (11, 2, 0), [20, 6, 14, 19], [33, 8], Some([37, 32])),
+        ("6.3.0", (11, 2, 0), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+        ("7.0.0", (11, 2, 0), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+        ("7.0.25", (11, 2, 0), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+        ("7.1.0", (11, 2, 0), [20, 6, 14, 19], [31, 7], Some([37, 32])),
+        ("7.2.0", (11, 3, 0), [20, 6, 14, 19], [31, 7], Some([37, 32])),
+        ("7.3.0", (11, 3, 0), [20, 6, 14, 19], [31, 7], Some([37, 32])),
+        ("8.0.0", (11, 3, 0), [21, 7, 15, 20], [32, 8], Some([37, 32])),
+        ("8.0.15", (11, 3, 0), [21, 7, 15, 20], [32, 8], Some([37, 32])),
+        ("8.1.0", (12, 0, 0), [20, 7, 15, 19], [30, 8], Some([37, 32])),
+        ("8.1.1", (12, 0, 0), [20, 7, 15, 19], [30, 8], Some([37, 32])),
+        ("8.2.0-alpha", (12, 0, 0), [20, 7, 15, 19], [30, 8], Some([37, 32])),
+        ("8.2.0", (12, 0, 0), [22, 7, 15, 21], [29, 8], Some([37, 32])),
+        ("8.2.1", (12, 0, 0), [22, 7, 15, 21], [29, 8], Some([37, 32])),
+        ("8.3.0", (12, 1, 0), [25, 7, 15, 24], [32, 8], None),
+        ("9.0.0", (12, 1, 0), [25, 7, 15, 24], [32, 8], None),
+        ("8.3.0-alpha0", (12, 1, 0), [25, 7, 15, 24], [32, 8], None),
+    ];
+
+    /// The builds and ended releases that no mongod on offer has, by the layout's name.
+    const REFERENCE_BY_NAME: [Row; 7] = [
+        ("wiredtiger-3.2.1", (3, 2, 1), [20, 8, 16, 19], [32, 7], Some([37, 36])),
+        ("mongodb-4.2", (3, 3, 0), [20, 8, 16, 19], [32, 7], Some([37, 36])),
+        ("mongodb-4.4.0", (10, 0, 0), [20, 8, 16, 19], [31, 7], Some([37, 36])),
+        ("mongodb-4.4.2", (10, 0, 0), [18, 6, 14, 17], [29, 7], Some([37, 36])),
+        ("mongodb-4.4.4", (10, 0, 0), [18, 6, 14, 17], [30, 7], Some([37, 36])),
+        ("wiredtiger-11.3.1", (11, 3, 1), [21, 7, 15, 20], [31, 8], Some([37, 32])),
+        ("secantusdb-11.2", (11, 2, 0), [20, 6, 14, 19], [32, 8], Some([37, 32])),
+    ];
+
+    #[test]
+    fn the_table_has_the_values_of_the_reference() {
+        let of_releases = REFERENCE.map(|row| (row, for_mongod(row.0)));
+        let of_names = REFERENCE_BY_NAME.map(|row| (row, by_name(row.0)));
+        let mut seen = std::collections::HashSet::from([AUTO.name]);
+        for ((release, version, connection, session, extension), layout) in
+            of_releases.into_iter().chain(of_names)
+        {
+            let layout = layout.unwrap_or_else(|| panic!("{release} has no layout"));
+            let tables = layout.tables.unwrap();
+            let slots = tables.connection;
+            assert_eq!(
+                [slots.members, slots.open_session, slots.add_encryptor, slots.get_extension_api()],
+                connection,
+                "{release}"
+            );
+            // Two asynchronous methods stood before it as long as `open_session` was at 8.
+            assert_eq!(slots.get_home, if connection[1] == 8 { 5 } else { 3 }, "{release}");
+            assert_eq!([tables.session.members, tables.session.create], session, "{release}");
+            assert_eq!(tables.extension.map(|slots| [slots.members, slots.version]), extension, "{release}");
+            let versions = layout.wiredtiger_versions;
+            assert!(versions.is_empty() == extension.is_none(), "{release}");
+            assert!(versions.is_empty() || versions.contains(&version), "{release}: {versions:?}");
+            seen.insert(layout.name);
+        }
+        assert_eq!(seen.len(), all().len(), "a layout that the reference doesn't have");
+        // No version is accepted that the reference doesn't have in that row.
+        for layout in all() {
+            for version in layout.wiredtiger_versions {
+                let named = |row: &Row, of: Option<&'static Layout>| {
+                    of.is_some_and(|of| std::ptr::eq(of, layout)) && row.1 == *version
+                };
+                let known = REFERENCE.iter().any(|row| named(row, for_mongod(row.0)))
+                    || REFERENCE_BY_NAME.iter().any(|row| named(row, by_name(row.0)))
+                    // PyPI's 11.3.1 and the tag 11.3.0 have one layout.
+                    || (layout.name, *version) == ("wiredtiger-11.3.1", (11, 3, 0));
+                assert!(known, "{}: {version:?}", layout.name);
+            }
+        }
+    }
+
     /// 4.4.0 and 4.4.5: 20, 31 and 37 members, 10.0.0, and yet `open_session` 8 and 6.
     #[test]
     fn releases_that_counting_cannot_tell_apart_need_symbols() {

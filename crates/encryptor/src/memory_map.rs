@@ -15,6 +15,7 @@ use std::sync::Arc;
 use object::{Object, ObjectSection, ObjectSymbol};
 use procfs::process::{MMPermissions, Process};
 
+use crate::ffi::guard;
 use crate::layout::WiredTigerVersion;
 use crate::probe::MemoryImage;
 
@@ -152,35 +153,37 @@ impl Loaded {
 /// Every loaded object with its executable segments.
 fn loaded_objects() -> Vec<Loaded> {
     unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, list: *mut c_void) -> c_int {
-        // SAFETY: the linker passes a valid record, and `list` is the vector below.
-        let (info, list) = unsafe { (&*info, &mut *list.cast::<Vec<Loaded>>()) };
-        let path = if info.dlpi_name.is_null() {
-            PathBuf::new()
-        } else {
-            // SAFETY: a NUL-terminated name.
-            PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()))
-        };
-        let headers = if info.dlpi_phdr.is_null() {
-            &[]
-        } else {
-            // SAFETY: the linker keeps `dlpi_phnum` headers there while it calls us.
-            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
-        };
-        let bias = info.dlpi_addr as usize;
-        let segments = |wanted: fn(u32) -> bool| {
-            let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
-            loaded
-                .filter(|header| wanted(header.p_flags))
-                .map(|header| {
-                    let start = bias.wrapping_add(header.p_vaddr as usize);
-                    start..start.wrapping_add(header.p_memsz as usize)
-                })
-                .collect()
-        };
-        let code = segments(|flags| flags & libc::PF_X != 0);
-        let constants = segments(|flags| flags & libc::PF_R != 0 && flags & libc::PF_W == 0);
-        list.push(Loaded { path, bias, code, constants });
-        0
+        guard(|| {
+            // SAFETY: the linker passes a valid record, and `list` is the vector below.
+            let (info, list) = unsafe { (&*info, &mut *list.cast::<Vec<Loaded>>()) };
+            let path = if info.dlpi_name.is_null() {
+                PathBuf::new()
+            } else {
+                // SAFETY: a NUL-terminated name.
+                PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()))
+            };
+            let headers = if info.dlpi_phdr.is_null() {
+                &[]
+            } else {
+                // SAFETY: the linker keeps `dlpi_phnum` headers there while it calls us.
+                unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
+            };
+            let bias = info.dlpi_addr as usize;
+            let segments = |wanted: fn(u32) -> bool| {
+                let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+                loaded
+                    .filter(|header| wanted(header.p_flags))
+                    .map(|header| {
+                        let start = bias.wrapping_add(header.p_vaddr as usize);
+                        start..start.wrapping_add(header.p_memsz as usize)
+                    })
+                    .collect()
+            };
+            let code = segments(|flags| flags & libc::PF_X != 0);
+            let constants = segments(|flags| flags & libc::PF_R != 0 && flags & libc::PF_W == 0);
+            list.push(Loaded { path, bias, code, constants });
+            0
+        })
     }
     let mut list: Vec<Loaded> = Vec::new();
     // SAFETY: `visit` has the right type and gets the vector that outlives the call.
@@ -301,6 +304,33 @@ mod tests {
         let image = LiveImage::new(memory, Arc::new(object));
         assert!(image.is_code(here) && !image.is_code(libc));
         assert!(!image.is_code((&raw const image) as usize));
+    }
+
+    /// A file that was replaced while the program ran would give names for other addresses: it is not believed.
+    #[test]
+    fn a_file_that_is_not_what_runs_is_not_believed() {
+        let memory = Memory::of_this_process().unwrap();
+        let here = a_file_that_is_not_what_runs_is_not_believed as fn() as usize;
+        let bias = loaded_objects().into_iter().find(|loaded| loaded.contains(here)).unwrap().bias;
+        let original = std::fs::read("/proc/self/exe").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let read = |bytes: &[u8]| {
+            let path = directory.path().join("program");
+            std::fs::write(&path, bytes).unwrap();
+            read_object(&File::open(path).unwrap(), bias, here, &memory)
+        };
+        let (text, _) = read(&original).expect("its own file");
+        assert!(text.contains(&here));
+        // One byte of the function, as it lies in the file.
+        let object = object::File::parse(&*original).unwrap();
+        let (offset, _) = object.section_by_name(".text").unwrap().file_range().unwrap();
+        let mut changed = original.clone();
+        changed[usize::try_from(offset).unwrap() + here - text.start] ^= 1;
+        assert!(read(&changed).is_none());
+        // Cut off, empty, or no program at all.
+        assert!(read(&original[..here - text.start]).is_none());
+        assert!(read(&[]).is_none());
+        assert!(read(b"#!/bin/sh\n").is_none());
     }
 
     #[test]

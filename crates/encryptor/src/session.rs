@@ -49,6 +49,24 @@ impl Clause {
     }
 }
 
+/// What `import=(enabled=true,…)` says of the file that it takes in.
+#[derive(Clone, Eq, PartialEq, Debug, Default)]
+pub struct Import {
+    /// Whether the file's metadata is made up from the file itself.
+    pub repair: bool,
+    /// Whether its metadata is read from another file.
+    pub from_file: bool,
+    /// The clause in the metadata that is given.
+    pub stored: Clause,
+}
+
+impl Import {
+    /// The key id that the file's blocks go on to be written under; `None` if it isn't one of ours, or not to be seen here.
+    pub fn key_id(&self) -> Option<KeyId> {
+        if self.repair || self.from_file { None } else { self.stored.ours() }
+    }
+}
+
 /// The configuration with our clause behind everything else, so that it wins.
 pub fn with_clause(config: Option<&CStr>, key_id: KeyId) -> CString {
     let clause = format!("encryption=(name={ENCRYPTOR_NAME},keyid=\"{key_id}\")");
@@ -113,5 +131,17 @@ mod tests {
         assert_eq!(clause("none", &hex).ours(), None);
         assert_eq!(clause("keyward", "alpha").ours(), None);
         assert_eq!(Clause::default().ours(), None);
+    }
+
+    #[test]
+    fn an_import_is_ours_only_where_its_metadata_says_so() {
+        let stored = Clause { name: Some(b"keyward".to_vec()), key_id: Some(b"0a".repeat(16)) };
+        let ours = Import { stored, ..Import::default() };
+        assert_eq!(ours.key_id(), Some(KeyId::from_bytes([10; 16])));
+        assert_eq!(Import { repair: true, ..ours.clone() }.key_id(), None);
+        assert_eq!(Import { from_file: true, ..ours.clone() }.key_id(), None);
+        let none = Clause { name: Some(b"none".to_vec()), ..ours.stored };
+        assert_eq!(Import { stored: none, ..Import::default() }.key_id(), None);
+        assert_eq!(Import::default().key_id(), None);
     }
 }

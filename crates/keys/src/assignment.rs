@@ -214,6 +214,18 @@ mod tests {
         assert_eq!(spares.read(b""), Journal::default());
     }
 
+    /// Computed by another program from `docs/keystore-format.md`: journals of this version are read for ever.
+    #[test]
+    fn a_record_is_as_documented() {
+        let key = DatabaseKey::take_from(&mut [7; 32]).unwrap();
+        let assignment = Assignment { key_id: KeyId::from_bytes([0xab; 16]), database: "älpha".to_owned() };
+        let record =
+            "\n1 abababababababababababababababab w6RscGhh NlMfLv6XUgzpm_-PU4pM4BpKVnkf2H7jNq6YrByKrBA\n";
+        assert_eq!(encode_assignment(&assignment, &key).unwrap(), record.as_bytes());
+        let read = decode_assignments(record.as_bytes(), |_| Some(&key));
+        assert_eq!((read.assignments, read.rejected), (vec![assignment], vec![]));
+    }
+
     #[test]
     fn a_journal_torn_at_every_byte_keeps_what_was_whole_and_what_follows() {
         let spares = Spares::make(3);

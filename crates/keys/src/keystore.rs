@@ -81,14 +81,18 @@ pub struct CanaryWrap {
 }
 
 /// A wrap that was unwrapped by the vault once, with the right answer. Only such a wrap may be a node's only one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedWrap(MasterKeyWrap);
+#[derive(Clone, PartialEq, Eq)]
+pub struct VerifiedWrap {
+    wrap: MasterKeyWrap,
+    /// Says which master key it is of, and nothing about the key: a wrap of another one would lose every database key.
+    of: [u8; 32],
+}
 
 impl MasterKeyWrap {
     /// Compares what the vault unwrapped from `ciphertext` with the master key that was wrapped.
     pub fn verified(self, master: &MasterKey, unwrapped: &[u8]) -> Result<VerifiedWrap, KeystoreError> {
         if master.is(unwrapped) {
-            Ok(VerifiedWrap(self))
+            Ok(VerifiedWrap { wrap: self, of: wrapping::fingerprint(master)? })
         } else {
             Err(KeystoreError::WrapMismatch { key_identifier: self.key_identifier })
         }
@@ -98,7 +102,27 @@ impl MasterKeyWrap {
 impl VerifiedWrap {
     /// The wrap.
     pub fn wrap(&self) -> &MasterKeyWrap {
-        &self.0
+        &self.wrap
+    }
+
+    /// The wraps, if all of them are of `master`.
+    fn all_of(wraps: Vec<Self>, master: &MasterKey) -> Result<Vec<MasterKeyWrap>, KeystoreError> {
+        let of = wrapping::fingerprint(master)?;
+        let its = |verified: Self| {
+            let VerifiedWrap { wrap, of: other } = verified;
+            if other == of {
+                Ok(wrap)
+            } else {
+                Err(KeystoreError::WrapMismatch { key_identifier: wrap.key_identifier })
+            }
+        };
+        wraps.into_iter().map(its).collect()
+    }
+}
+
+impl fmt::Debug for VerifiedWrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("VerifiedWrap").field(&self.wrap).finish()
     }
 }
 

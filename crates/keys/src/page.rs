@@ -374,6 +374,37 @@ mod tests {
         assert_eq!(per_prefix.len(), (8 * 250_usize).div_ceil(7));
     }
 
+    /// GCM bounds what one key may seal.
+    #[test]
+    fn a_prefix_seals_no_more_than_2_to_the_32_pages() {
+        assert_eq!(cipher(1, 2).pages_per_prefix, 1 << 32);
+        let made = PageCipher::new(KeyId::make(), &DatabaseKey::make().unwrap()).unwrap();
+        assert_eq!(made.pages_per_prefix, 1 << 32);
+        // At the bound itself: the last page of a prefix, and the first of the next.
+        let last = (1 << 32) - 1;
+        made.sealing.pages.store(last, Ordering::Relaxed);
+        let (before, after) = (seal(&made, b"last"), seal(&made, b"first"));
+        assert_eq!(before[29..41], [&[0; 8][..], &[0xff; 4]].concat());
+        assert_eq!(after[29..41], [0; 12]);
+        assert_ne!(before[17..29], after[17..29]);
+        assert_eq!(open(&made, &before).unwrap(), b"last");
+        assert_eq!(open(&made, &after).unwrap(), b"first");
+    }
+
+    /// What is remembered of a prefix is found without deriving it again: the second page of each of many prefixes.
+    #[test]
+    fn pages_of_many_prefixes_are_derived_once_each() {
+        let reader = cipher(1, 2);
+        let writers: Vec<_> = (0..200).map(|_| cipher(1, 2)).collect();
+        for round in 0..3_u32 {
+            for writer in &writers {
+                let page = seal(writer, &round.to_le_bytes());
+                assert_eq!(reader.known.get(page[17..29].try_into().unwrap()).is_some(), round > 0);
+                assert_eq!(open(&reader, &page), Ok(round.to_le_bytes().to_vec()));
+            }
+        }
+    }
+
     #[test]
     fn debug_shows_the_id_and_no_key() {
         insta::assert_debug_snapshot!(cipher(1, 2), @"PageCipher(01010101010101010101010101010101, ..)");

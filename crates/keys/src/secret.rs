@@ -154,6 +154,53 @@ mod tests {
         insta::assert_debug_snapshot!(CanarySecret::make().unwrap(), @"CanarySecret(..)");
     }
 
+    /// Does not compile when one of the types has the trait: then two methods would fit.
+    macro_rules! has_none_of {
+        ([$($type:ty),+ $(,)?], $traits:tt) => { $(has_none_of!(@type $type, $traits);)+ };
+        (@type $type:ty, [$($trait:path),+ $(,)?]) => {
+            $(const _: fn() = || {
+                trait Either<A> {
+                    fn of() {}
+                }
+                impl<T: ?Sized> Either<()> for T {}
+                #[allow(dead_code)]
+                struct Has;
+                impl<T: ?Sized + $trait> Either<Has> for T {}
+                let _ = <$type as Either<_>>::of;
+            };)+
+        };
+    }
+
+    has_none_of!(
+        [
+            MasterKey,
+            DatabaseKey,
+            CanarySecret,
+            Locked<[u8; KEY_BYTES]>,
+            crate::page::PageCipher,
+            crate::keystore::OpenKeystore,
+            crate::keystore::Successor,
+            crate::wire::WireKey,
+            crate::wire::ToEncryptor,
+            crate::wire::Frame,
+        ],
+        [
+            Clone,
+            Copy,
+            std::ops::Deref,
+            AsRef<[u8]>,
+            std::borrow::Borrow<[u8]>,
+            PartialEq,
+            PartialOrd,
+            std::hash::Hash,
+            std::fmt::Display,
+            std::fmt::LowerHex,
+            serde::Serialize,
+            serde::de::DeserializeOwned,
+            Default,
+        ]
+    );
+
     #[test]
     fn the_canary_is_checked_by_its_sha256() {
         let canary = CanarySecret::take_from(&mut [0; 32]).unwrap();

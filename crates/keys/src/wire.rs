@@ -515,6 +515,81 @@ mod tests {
         }
     }
 
+    fn bytes_of(hex: &str) -> Vec<u8> {
+        data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap()
+    }
+
+    /// Version 1, byte for byte, computed by another program: old encryptors meet new agents for months.
+    #[test]
+    fn frames_of_version_1_stay_as_they_are() {
+        let database = "älpha".to_owned();
+        let assigned = Assignment { key_id: KeyId::from_bytes([0xab; 16]), database };
+        let hello = ToAgent::Hello {
+            min_version: 1,
+            max_version: 3,
+            pid: 4711,
+            wiredtiger_version: "WiredTiger 11.2.0".to_owned(),
+            layout: "mongodb-7.0".to_owned(),
+            data_path: "/data/db".to_owned(),
+        };
+        for (message, hex) in [
+            (
+                hello,
+                "320000000101000300671200001100576972656454696765722031312e322e300b006d6f6e676f64622d372e30\
+                 08002f646174612f6462",
+            ),
+            (ToAgent::Assigned(assigned), "1800000002abababababababababababababababab0600c3a46c706861"),
+            (ToAgent::NeedSpares, "0000000003"),
+            (ToAgent::Bye, "0000000004"),
+        ] {
+            let bytes = bytes_of(hex);
+            assert_eq!(encode_to_agent(&message).unwrap().as_bytes(), bytes, "{message:?}");
+            assert_eq!(read_to_agent(&mut &bytes[..]).unwrap(), message);
+        }
+        let key = |id, purpose, byte| WireKey {
+            id: KeyId::from_bytes([id; 16]),
+            purpose,
+            key: DatabaseKey::take_from(&mut [byte; 32]).unwrap(),
+        };
+        let welcome = |held, keys| ToEncryptor::Welcome {
+            version: 1,
+            node_id: NodeId::from_bytes([9; 16]),
+            system_key_id: KeyId::from_bytes([1; 16]),
+            keys,
+            held,
+        };
+        let all = vec![
+            key(1, Purpose::System, 0x11),
+            key(2, Purpose::Database("alpha".to_owned()), 0x22),
+            key(3, Purpose::Spare, 0x33),
+        ];
+        let nines_and_ones = [&[9_u8; 16][..], &[1; 16]].concat();
+        let start = data_encoding::HEXLOWER.encode(&nines_and_ones);
+        let [ones, twos, threes] =
+            [0x11_u8, 0x22, 0x33].map(|byte| data_encoding::HEXLOWER.encode(&[byte; 32]));
+        let id = |byte: u8| data_encoding::HEXLOWER.encode(&[byte; 16]);
+        let (first, second, third) = (id(1), id(2), id(3));
+        for (message, hex) in [
+            (
+                welcome(true, all),
+                format!(
+                    "c1000000410100{start}0103000000{first}00{ones}{second}010500616c706861{twos}{third}02{threes}"
+                ),
+            ),
+            (welcome(false, Vec::new()), format!("27000000410100{start}0000000000")),
+            (
+                ToEncryptor::Spares(vec![key(3, Purpose::Spare, 0x33)]),
+                format!("350000004201000000{third}02{threes}"),
+            ),
+            (ToEncryptor::Refused { reason: "no".to_owned() }, "040000004302006e6f".to_owned()),
+        ] {
+            let bytes = bytes_of(&hex);
+            assert_eq!(encode_to_encryptor(&message).unwrap().as_bytes(), bytes, "{message:?}");
+            let read = read_to_encryptor(&mut &bytes[..]).unwrap();
+            assert_eq!(encode_to_encryptor(&read).unwrap().as_bytes(), bytes, "{message:?}");
+        }
+    }
+
     #[test]
     fn refusals_and_spares_read_back() {
         let mut socket = Vec::new();

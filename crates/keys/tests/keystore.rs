@@ -200,6 +200,16 @@ fn two_steps_from_one_generation_cannot_both_be_taken() {
 }
 
 #[test]
+fn a_keystore_becomes_only_what_was_made_of_it() {
+    let ((mut keystore, _), (other, _)) = (create(1), create(1));
+    let image = other.add_spares(1, now()).unwrap();
+    let next = other.check_next(&image).unwrap();
+    let (found, expected) = (other.sealed().node_id(), keystore.sealed().node_id());
+    assert_eq!(keystore.become_next(next), Err(KeystoreError::WrongNode { found, expected }));
+    assert_eq!((keystore.sealed().node_id(), keystore.sealed().generation()), (expected, 1));
+}
+
+#[test]
 fn a_step_that_would_lose_a_key_is_not_taken() {
     let (mut keystore, _) = create(1);
     // Another keystore of the same node under the same master key: verifies, and has none of the keys.
@@ -284,6 +294,34 @@ fn a_wrap_is_believed_only_with_the_right_answer() {
     for answer in [&[2; 32][..], &[1; 31], &[1; 33], &[]] {
         assert!(matches!(wrap("v1").verified(&key, answer), Err(KeystoreError::WrapMismatch { .. })));
     }
+}
+
+/// A keystore whose wraps unwrap to another master key than its own has lost every database key.
+#[test]
+fn a_wrap_verified_for_another_master_key_is_not_taken() {
+    let mismatch =
+        |version: &str| KeystoreError::WrapMismatch { key_identifier: wrap(version).key_identifier };
+    let created = OpenKeystore::create(NodeId::make(), master(1), verified("v1", &master(2)), 1, now());
+    assert_eq!(created.map(drop), Err(mismatch("v1")));
+    let (keystore, _) = create(1);
+    // Of the key that is being left; one of two; none at all.
+    let both = [verified("v1", &master(2)), verified("v2", &master(1))].concat();
+    for (wraps, refusal) in [
+        (verified("v1", &master(1)), mismatch("v1")),
+        (both, mismatch("v2")),
+        (Vec::new(), KeystoreError::WrapCount { found: 0, limit: 16 }),
+    ] {
+        let rotated = keystore.rotate_master_key(&master(2), wraps.clone(), now());
+        assert_eq!(rotated.map(drop), Err(refusal.clone()));
+        let adopted = keystore.adopt_as_new_node(NodeId::make(), &master(2), wraps, 0, now());
+        assert_eq!(adopted.map(drop), Err(refusal));
+    }
+    // The very wrap that is in the file, but unwrapped to something else.
+    let foreign = verified("v1", &master(2));
+    assert_eq!(keystore.forget_wraps(&foreign), Err(mismatch("v1")));
+    assert_eq!(keystore.forget_wraps(&verified("v1", &master(1))), Ok(None));
+    let shown = format!("{:?}", verified("v1", &master(1)));
+    assert!(shown.starts_with("[VerifiedWrap(MasterKeyWrap {") && !shown.contains("of:"), "{shown}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn keyring() -> Keyring {
 
 fn journal(home: &Path) -> AssignmentJournal {
     std::fs::create_dir_all(home.join(".keyward")).unwrap();
-    AssignmentJournal::of(home).unwrap()
+    AssignmentJournal::of(home).unwrap().unwrap()
 }
 
 fn recorded(home: &Path) -> Vec<(String, KeyId)> {
@@ -94,6 +94,99 @@ fn many_threads_give_one_database_one_key() {
     assert!(ids.iter().all(|other| *other == id(10)));
     assert_eq!(recorded(home.path()).len(), 1);
     assert_eq!(keyring.spares(), 1);
+}
+
+/// Many databases at once: each gets a key, no key goes to two of them, and the journal says the same.
+#[test]
+fn many_threads_give_many_databases_keys_of_their_own() {
+    let home = tempfile::tempdir().unwrap();
+    let journal = journal(home.path());
+    let spares = (0..32).map(|number| wire(number + 10, Purpose::Spare)).collect();
+    let keyring = Keyring::new(id(1), spares);
+    let given: HashMap<String, KeyId> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..32)
+            .map(|number| {
+                let (keyring, journal) = (&keyring, &journal);
+                scope.spawn(move || {
+                    let database = format!("d{number}");
+                    let Assigned::Now { assignment, .. } = keyring.assign(&database, journal).unwrap() else {
+                        panic!("{database} had a key before");
+                    };
+                    (database, assignment.key_id)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let distinct: std::collections::HashSet<_> = given.values().collect();
+    assert_eq!((given.len(), distinct.len(), keyring.spares()), (32, 32, 0));
+    assert_eq!(recorded(home.path()).into_iter().collect::<HashMap<_, _>>(), given);
+}
+
+/// Who waits for a spare waits so long and no longer, however many wait before it.
+#[test]
+fn those_who_wait_for_spares_do_not_wait_one_after_the_other() {
+    let home = tempfile::tempdir().unwrap();
+    let journal = journal(home.path());
+    let keyring = Keyring::new(id(1), Vec::new());
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let (keyring, journal) = (&keyring, &journal);
+            scope.spawn(move || {
+                let error = keyring
+                    .assign_within(&format!("d{number}"), journal, Duration::from_millis(300))
+                    .unwrap_err();
+                assert!(matches!(error, AssignError::NoSpare { .. }));
+            });
+        }
+    });
+    let waited = begun.elapsed();
+    assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+}
+
+#[test]
+fn names_of_every_kind_of_directory_are_recorded_as_they_are() {
+    let home = tempfile::tempdir().unwrap();
+    let journal = journal(home.path());
+    // As mongod escapes what a directory can't have, and what it never makes.
+    let names = ["my.32db", "a.46b", &"x".repeat(255), "ä ö", "a=b,c(d)", "line\nbreak"].map(str::to_owned);
+    let spares = (0..6).map(|number| wire(number + 10, Purpose::Spare)).collect();
+    let keyring = Keyring::new(id(1), spares);
+    for name in &names {
+        keyring.assign(name, &journal).unwrap();
+    }
+    let recorded = recorded(home.path());
+    assert_eq!(recorded.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), names);
+    for name in ["", ".", "..", "a/b", &"x".repeat(256)] {
+        let keyring = self::keyring();
+        assert!(matches!(keyring.assign(name, &journal), Err(AssignError::Record(_))), "{name:?}");
+        assert_eq!(keyring.spares(), 2, "{name:?} took a spare");
+    }
+}
+
+/// The disk says no in every way: the spare stays with its database, in this process, and no other gets it.
+#[test]
+fn a_failing_sync_and_a_full_disk_lose_no_spare() {
+    for device in ["/dev/full", "/dev/null"] {
+        let home = tempfile::tempdir().unwrap();
+        let (keyring, journal) = (keyring(), journal(home.path()));
+        let path = home.path().join(".keyward/assignments");
+        std::os::unix::fs::symlink(device, &path).unwrap();
+        for _ in 0..3 {
+            let error = keyring.assign("beta", &journal).unwrap_err();
+            assert!(matches!(error, AssignError::Journal { .. }), "{device}: {error}");
+            assert_eq!(keyring.key_of("beta"), None, "{device}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        keyring.assign("gamma", &journal).unwrap();
+        keyring.assign("beta", &journal).unwrap();
+        assert_eq!(
+            recorded(home.path()),
+            [("gamma".to_owned(), id(11)), ("beta".to_owned(), id(10))],
+            "{device}"
+        );
+    }
 }
 
 #[test]

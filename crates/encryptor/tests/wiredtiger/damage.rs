@@ -17,6 +17,7 @@ on_every_build!(
     a_truncated_file_is_never_wrong_data,
     a_damaged_journal_is_found_or_ends_at_a_prefix,
     a_change_of_the_journal_that_the_checksum_misses_is_found_by_the_tag,
+    a_journal_record_in_clear_is_not_ours_to_refuse,
     salvage_throws_nothing_away_that_cannot_be_decrypted,
 );
 
@@ -420,6 +421,45 @@ fn a_change_of_the_journal_that_the_checksum_misses_is_found_by_the_tag(ready: &
     let outcomes = subject.read_each(ready, JOURNAL, &contents);
     assert!(prefixes(&outcomes).iter().all(|rows| *rows != Some(ROWS)), "a change was not noticed");
     found_by_the_tag(&names, &outcomes);
+}
+
+/// A limit that `docs/concepts/security.md` names: a record of the journal says itself whether it is encrypted, and WiredTiger
+/// asks the encryptor only then. Should a release refuse records in clear, this test says so.
+fn a_journal_record_in_clear_is_not_ours_to_refuse(ready: &Ready) {
+    const FORGED: u64 = 5;
+    let subject = Subject::with_journal(ready);
+    // The same table in a database in clear; what its journal holds after the checkpoint are records in clear.
+    let clear = folder();
+    let mut host = ready.start(None);
+    host.open(clear.path()).unwrap();
+    host.must(&format!("create table:alpha/t {TABLE},leaf_page_max=4KB,allocation_size=4KB"));
+    host.must(&format!("put table:alpha/t 1 {CHECKPOINTED} 1"));
+    host.must("checkpoint");
+    host.must(&format!("put table:alpha/t {} {} {FORGED}", CHECKPOINTED + 1, ROWS - CHECKPOINTED));
+    host.must("flush");
+    host.kill();
+    let records = |file: &[u8]| {
+        let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        let mut starts = vec![0];
+        let mut end = 0;
+        while end + 16 <= file.len() && word(end) >= 16 {
+            end += word(end).next_multiple_of(128);
+            starts.push(end);
+        }
+        starts[starts.len() - 1 - usize::try_from(ROWS - CHECKPOINTED).unwrap()]..end
+    };
+    let clear = fs::read(clear.path().join(JOURNAL)).unwrap();
+    let path = subject.data_path().join(JOURNAL);
+    let mut journal = fs::read(&path).unwrap();
+    let length = journal.len();
+    journal.truncate(records(&journal).start);
+    journal.extend_from_slice(&clear[records(&clear)]);
+    journal.resize(length, 0);
+    fs::write(&path, &journal).unwrap();
+    let mut host = ready.open(&subject.agent, subject.data_path());
+    host.must(&format!("check table:alpha/t 1 {CHECKPOINTED} 1"));
+    host.must(&format!("check table:alpha/t {} {} {FORGED}", CHECKPOINTED + 1, ROWS - CHECKPOINTED));
+    host.kill();
 }
 
 fn salvage_throws_nothing_away_that_cannot_be_decrypted(ready: &Ready) {

@@ -47,7 +47,9 @@ fn markers() -> impl Iterator<Item = [u8; 16]> {
 fn finish(host: Host) {
     let (status, log) = host.finish();
     assert!(status.success(), "{log}");
-    assert!(!log.contains("keyward:"), "undeclared message: {log}");
+    // Where this machine lets little memory be locked, that may be said.
+    let mut said = log.lines().filter(|line| line.contains("keyward:"));
+    assert!(said.all(|line| line.contains("in memory that isn't locked")), "undeclared message: {log}");
 }
 
 fn databases_have_keys_of_their_own(ready: &Ready) {

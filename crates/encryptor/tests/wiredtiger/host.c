@@ -121,6 +121,18 @@ static int prefix(WT_SESSION *s, const char *uri, uint64_t first, uint64_t count
     return 0;
 }
 
+/* Writes every row anew while a reader holds on to what was there, which WiredTiger keeps in a file of its own. */
+static int history(const char *uri, uint64_t count, uint64_t old, uint64_t new) {
+    WT_SESSION *reader;
+    CHECK(open_session(&reader));
+    CHECK(reader->begin_transaction(reader, "isolation=snapshot"));
+    CHECK(check(reader, uri, 1, 1, old));
+    CHECK(put(session, uri, 1, count, new));
+    CHECK(session->checkpoint(session, NULL));
+    CHECK(check(session, uri, 1, count, new));
+    return check(reader, uri, 1, count, old);
+}
+
 static int metadata(WT_SESSION *s) {
     WT_CURSOR *cursor;
     const char *key, *value;
@@ -277,7 +289,7 @@ static int second(const char *path, const char *config, const char *uri) {
 
 static int run(char *line) {
     char *words[6] = {0};
-    int limit = strncmp(line, "open ", 5) == 0 || strncmp(line, "create ", 7) == 0 ? 3 : 6;
+    int limit = strncmp(line, "open ", 5) == 0 || strncmp(line, "create ", 7) == 0 || strncmp(line, "alter ", 6) == 0 ? 3 : 6;
     char *rest = line;
     for (int i = 0; i < limit && rest != NULL; i++)
         words[i] = i == limit - 1 ? rest : strsep(&rest, " ");
@@ -308,6 +320,10 @@ static int run(char *line) {
         return session->verify(session, first, NULL);
     if (IS("salvage"))
         return session->salvage(session, first, NULL);
+    if (IS("alter"))
+        return session->alter(session, first, other);
+    if (IS("history"))
+        return history(first, NUMBER(words[2]), NUMBER(words[3]), NUMBER(words[4]));
     if (IS("metadata"))
         return metadata(session);
     if (IS("threads"))

@@ -86,6 +86,16 @@ def prefix(session, uri, first, count, seed):
     print("m", found, file=ANSWERS)
 
 
+def history(uri, count, old, new):
+    reader = State.connection.open_session()
+    reader.begin_transaction("isolation=snapshot")
+    check(reader, uri, 1, 1, old)
+    put(State.session, uri, 1, count, new)
+    State.session.checkpoint()
+    check(State.session, uri, 1, count, new)
+    check(reader, uri, 1, count, old)
+
+
 def metadata(session):
     cursor = session.open_cursor("metadata:", None, None)
     while cursor.next() == 0:
@@ -227,6 +237,10 @@ def run(line):
         session.verify(first, None)
     elif command == "salvage":
         session.salvage(first, None)
+    elif command == "alter":
+        session.alter(first, other)
+    elif command == "history":
+        history(first, *map(int, words[1:]))
     elif command == "metadata":
         metadata(session)
     elif command == "threads":

@@ -83,6 +83,24 @@ impl Ready {
         Host::spawn(&mut command)
     }
 
+    /// Starts the host where no memory can be locked; `None` where this machine has no `setpriv` to take root's right to.
+    pub fn start_unlocked(&self, wiredtiger_config: &str) -> Option<Host> {
+        let has_setpriv = Command::new("setpriv").arg("--version").output().is_ok();
+        let mut command = if rustix::process::geteuid().is_root() {
+            if !has_setpriv {
+                return None;
+            }
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock", "sh"]);
+            command
+        } else {
+            Command::new("sh")
+        };
+        command.args(["-c", "ulimit -l 0 && exec \"$@\"", "sh"]).arg(&self.program).args(&self.args);
+        command.env("WIREDTIGER_CONFIG", wiredtiger_config);
+        Some(Host::spawn(&mut command))
+    }
+
     /// Runs the host as a database process, to its end: with this in `WIREDTIGER_CONFIG`, and this folder's libraries
     /// before all others. Only for the builds in C.
     pub fn serve(&self, wiredtiger_config: &str, libraries: &Path, data_path: &Path) -> (ExitStatus, String) {
@@ -346,8 +364,13 @@ pub fn marker(seed: u64, key: u64) -> [u8; 16] {
 
 /// How many of these markers are found in clear, anywhere in the data path.
 pub fn plaintext_hits(data_path: &Path, markers: impl IntoIterator<Item = [u8; 16]>) -> usize {
+    hits_in(&files(data_path), markers)
+}
+
+/// How many of these markers are found in clear in these files.
+pub fn hits_in(files: &[PathBuf], markers: impl IntoIterator<Item = [u8; 16]>) -> usize {
     let search = AhoCorasick::new(markers).unwrap();
-    files(data_path).iter().map(|file| search.find_iter(&fs::read(file).unwrap()).count()).sum()
+    files.iter().map(|file| search.find_iter(&fs::read(file).unwrap()).count()).sum()
 }
 
 /// Every file of the data path.
@@ -359,7 +382,8 @@ pub fn files(data_path: &Path) -> Vec<PathBuf> {
 /// The key id in the metadata of this file; empty if it inherits, `None` if there is no such file.
 pub fn stored_key_id(metadata: &[String], file: &str) -> Option<String> {
     let line = metadata.iter().find(|line| line.starts_with(&format!("file:{file} ")))?;
-    let clause = line.split("encryption=(").nth(1)?.split(')').next()?;
+    // The last one: a user's `app_metadata`, which comes before, may hold anything.
+    let clause = line.rsplit_once("encryption=(")?.1.split(')').next()?;
     let id = clause.split("keyid=").nth(1)?.split(',').next()?;
     Some(id.trim_matches('"').to_owned())
 }

@@ -24,7 +24,10 @@ pub enum Answer {
     Keys,
     Refuse(&'static str),
     NoMasterKey,
+    /// The hello is read and not answered.
     Nothing,
+    /// Not even the hello is read.
+    HangUp,
 }
 
 pub struct KeyAgent {
@@ -120,6 +123,11 @@ impl KeyAgent {
             .collect()
     }
 
+    /// Every key, spares included, by what it is for.
+    pub fn keys(&self) -> Vec<(Purpose, [u8; 32])> {
+        self.node.keys(|_| true).into_iter().map(|key| (key.purpose, *key.key.expose())).collect()
+    }
+
     /// Takes the journal into the keystore, as at a start.
     pub fn fold(&self) {
         self.node.fold_and_refill();
@@ -145,6 +153,9 @@ impl KeyAgent {
                     let stream = stream.unwrap();
                     if *stopped.lock().unwrap() {
                         break;
+                    }
+                    if matches!(*node.answer.lock().unwrap(), Answer::HangUp) {
+                        continue;
                     }
                     streams.lock().unwrap().push(stream.try_clone().unwrap());
                     let node = Arc::clone(&node);
@@ -194,7 +205,7 @@ impl Node {
                         }
                         Answer::NoMasterKey => self.welcome(false),
                         Answer::Refuse(reason) => ToEncryptor::Refused { reason: reason.to_owned() },
-                        Answer::Nothing => return,
+                        Answer::Nothing | Answer::HangUp => return,
                     }
                 }
                 ToAgent::Assigned(_) | ToAgent::NeedSpares => {

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent_away;
+mod clauses;
 mod damage;
 mod encryption;
 mod host;
 mod key_agent;
 mod process;
 mod refusals;
+mod traces;
 
 /// Makes each test once for every build.
 macro_rules! on_every_build {

@@ -174,4 +174,11 @@ fn only_the_entry_is_exported(_: &Ready) {
         .filter_map(|symbol| symbol.name().ok())
         .collect();
     assert_eq!(exported, ["wiredtiger_extension_init"]);
+    // WiredTiger unloads it; what its threads leave to be done at their end must still be there then.
+    const DT_FLAGS_1: u64 = 0x6fff_fffb;
+    const DF_1_NODELETE: u64 = 8;
+    let dynamic = object::ObjectSection::data(&file.section_by_name(".dynamic").unwrap()).unwrap();
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    let flags = dynamic.chunks_exact(16).find(|entry| word(&entry[..8]) == DT_FLAGS_1);
+    assert!(flags.is_some_and(|entry| word(&entry[8..]) & DF_1_NODELETE != 0), "it may be unloaded");
 }

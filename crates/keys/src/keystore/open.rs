@@ -46,6 +46,7 @@ impl OpenKeystore {
         spares: usize,
         now: Timestamp,
     ) -> Result<(Self, FileImage), KeystoreError> {
+        let wraps = VerifiedWrap::all_of(wraps, &master)?;
         let image = scrubbed(|| {
             let keys = WrappingKeys::derive(&master)?;
             let mut contents = Contents {
@@ -53,7 +54,7 @@ impl OpenKeystore {
                 generation: 1,
                 master_key_id: KeyId::make(),
                 master_key_created_at: now,
-                wraps: wraps.into_iter().map(|wrap| wrap.0).collect(),
+                wraps,
                 entries: Vec::new(),
             };
             append_new(&mut contents, &keys, Purpose::System, 1, now)?;
@@ -171,12 +172,13 @@ impl OpenKeystore {
 
     /// Step: lets go of every wrap but these, which were verified. `None` when there are no others.
     pub fn forget_wraps(&self, keep: &[VerifiedWrap]) -> Result<Option<FileImage>, KeystoreError> {
-        for VerifiedWrap(wrap) in keep {
+        let keep = VerifiedWrap::all_of(keep.to_vec(), &self.master)?;
+        for wrap in &keep {
             if !self.sealed.wraps().contains(wrap) {
                 return Err(KeystoreError::UnknownWrap { key_identifier: wrap.key_identifier.clone() });
             }
         }
-        let kept = |wrap: &MasterKeyWrap| keep.iter().any(|VerifiedWrap(keep)| keep == wrap);
+        let kept = |wrap: &MasterKeyWrap| keep.contains(wrap);
         if self.sealed.wraps().iter().all(kept) {
             return Ok(None);
         }
@@ -223,6 +225,7 @@ impl OpenKeystore {
     /// After its file is durable: become it. After a rotation the old master key is wiped.
     pub fn become_next(&mut self, next: Successor) -> Result<(), KeystoreError> {
         self.check_generation(next.sealed.generation())?;
+        next.sealed.check_node(self.sealed.node_id())?;
         self.sealed = next.sealed;
         if let Some(new) = next.rotated {
             self.master = new;
@@ -280,6 +283,7 @@ impl OpenKeystore {
         if self.master.is(new.expose()) {
             return Err(KeystoreError::SameMasterKey);
         }
+        let wraps = VerifiedWrap::all_of(wraps, new)?;
         scrubbed(|| {
             let (old_keys, new_keys) = (WrappingKeys::derive(&self.master)?, WrappingKeys::derive(new)?);
             let mut contents = Contents {
@@ -287,7 +291,7 @@ impl OpenKeystore {
                 generation,
                 master_key_id: KeyId::make(),
                 master_key_created_at: now,
-                wraps: wraps.into_iter().map(|wrap| wrap.0).collect(),
+                wraps,
                 entries: self.sealed.entries().to_vec(),
             };
             for (entry, old) in contents.entries.iter_mut().zip(self.sealed.entries()) {
@@ -391,4 +395,106 @@ fn image(contents: &Contents, keys: &WrappingKeys) -> Result<FileImage, Keystore
         return Err(KeystoreError::TooLarge { bytes: bytes.len(), limit: file::MAX_BYTES });
     }
     Ok(FileImage { generation: contents.generation, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keystore::{CanaryWrap, Provider};
+
+    fn master(byte: u8) -> MasterKey {
+        MasterKey::take_from(&mut [byte; 32]).unwrap()
+    }
+
+    fn keystore() -> OpenKeystore {
+        let wrap = MasterKeyWrap {
+            provider: Provider::AzureKeyVault,
+            key_identifier: "https://v.vault.azure.net/keys/cmk/1".to_owned(),
+            public_key_sha256: "ab".repeat(32),
+            algorithm: "RSA-OAEP-256".to_owned(),
+            ciphertext: vec![1; 256],
+            created_at: Timestamp::UNIX_EPOCH,
+            canary: CanaryWrap { ciphertext: vec![2; 256], sha256: [3; 32] },
+        };
+        let wraps = vec![wrap.verified(&master(1), &[1; 32]).unwrap()];
+        let node = NodeId::make();
+        OpenKeystore::create(node, master(1), wraps, 2, Timestamp::UNIX_EPOCH).unwrap().0
+    }
+
+    /// Whatever the code of a step may come to do: a file that verifies, and in which a key has become another one, is
+    /// not taken.
+    #[test]
+    fn an_image_in_which_a_key_has_become_another_one_is_not_taken() {
+        let mut keystore = keystore();
+        let spare = keystore.sealed.entries()[1].id;
+        let assignment = Assignment { key_id: spare, database: "alpha".to_owned() };
+        let image = keystore.fold(&[assignment]).unwrap().unwrap();
+        keystore.commit(&image).unwrap();
+        for (at, entry) in keystore.sealed.entries().iter().enumerate() {
+            // The same id, another key: a faulty rewrap.
+            let replaced = keystore.step(|contents, keys| {
+                rewrap(&mut contents.entries[at], contents.node_id, &DatabaseKey::make()?, keys)
+            });
+            let image = replaced.unwrap();
+            assert_eq!(keystore.check_next(&image).map(drop), Err(KeystoreError::KeyLost(entry.id)), "{at}");
+            // The same key, wrapped anew: nothing is lost.
+            let kept = keystore.step(|contents, keys| {
+                let key = keystore.sealed.unwrap(keys, entry)?;
+                rewrap(&mut contents.entries[at], contents.node_id, &key, keys)
+            });
+            keystore.check_next(&kept.unwrap()).unwrap();
+            // Gone.
+            let removed = keystore.step(|contents, _| {
+                contents.entries.remove(at);
+                Ok(())
+            });
+            if entry.purpose == Purpose::System {
+                assert_eq!(removed, Err(KeystoreError::SystemKeyCount(0)));
+            } else {
+                let lost = Err(KeystoreError::KeyLost(entry.id));
+                assert_eq!(keystore.check_next(&removed.unwrap()).map(drop), lost);
+            }
+        }
+        // A rotation is checked in the same way.
+        let mut rotated =
+            keystore.rotate_master_key(&master(2), wraps_of(&keystore, 2), Timestamp::UNIX_EPOCH);
+        keystore.check_rotated(rotated.as_ref().unwrap(), master(2)).unwrap();
+        let keys = WrappingKeys::derive(&master(2)).unwrap();
+        let mut contents = file::parse(&rotated.as_ref().unwrap().bytes).unwrap();
+        let (last, node_id) = (contents.entries.len() - 1, contents.node_id);
+        rewrap(&mut contents.entries[last], node_id, &DatabaseKey::make().unwrap(), &keys).unwrap();
+        rotated = super::image(&contents, &keys);
+        let lost = KeystoreError::KeyLost(contents.entries[last].id);
+        assert_eq!(keystore.check_rotated(&rotated.unwrap(), master(2)).map(drop), Err(lost));
+    }
+
+    fn wraps_of(keystore: &OpenKeystore, byte: u8) -> Vec<VerifiedWrap> {
+        vec![keystore.sealed.wraps()[0].clone().verified(&master(byte), &[byte; 32]).unwrap()]
+    }
+
+    #[test]
+    fn an_image_in_which_a_key_changes_hands_is_not_taken() {
+        let mut keystore = keystore();
+        let spare = keystore.sealed.entries()[1].id;
+        let assignment = Assignment { key_id: spare, database: "alpha".to_owned() };
+        let image = keystore.fold(&[assignment]).unwrap().unwrap();
+        keystore.commit(&image).unwrap();
+        for purpose in [Purpose::Spare, Purpose::Database("beta".to_owned())] {
+            let image = keystore.step(|contents, keys| {
+                let key = keystore.sealed.unwrap(keys, &keystore.sealed.entries()[1])?;
+                contents.entries[1].purpose = purpose.clone();
+                rewrap(&mut contents.entries[1], contents.node_id, &key, keys)
+            });
+            let changed = Err(KeystoreError::PurposeChanged(spare));
+            assert_eq!(keystore.check_next(&image.unwrap()).map(drop), changed, "{purpose:?}");
+        }
+        // The same master key under another id is another one to everybody who reads its id.
+        let image = keystore.step(|contents, _| {
+            contents.master_key_id = KeyId::from_bytes([9; 16]);
+            Ok(())
+        });
+        let (found, expected) = (KeyId::from_bytes([9; 16]), keystore.sealed.master_key_id());
+        let other = Err(KeystoreError::OtherMasterKey { found, expected });
+        assert_eq!(keystore.check_next(&image.unwrap()).map(drop), other);
+    }
 }

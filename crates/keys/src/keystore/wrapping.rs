@@ -3,7 +3,9 @@
 use aws_lc_rs::{hkdf, hmac};
 
 use super::{Purpose, Wrapped};
-use crate::{DatabaseKey, KeyId, MasterKey, NodeId, SecretError, locked::Locked, xaes::Xaes};
+use crate::{
+    DatabaseKey, KeyId, MasterKey, NodeId, SecretError, locked::Locked, scrub::scrubbed, xaes::Xaes,
+};
 
 /// The two keys derived from a master key. Made for one operation and dropped, never kept.
 pub(super) struct WrappingKeys {
@@ -97,6 +99,11 @@ pub(crate) fn hkdf_sha256(secret: &[u8; 32], info: &[u8], out: &mut [u8; 32]) ->
     prk.expand(&[info], hkdf::HKDF_SHA256)
         .and_then(|okm| okm.fill(&mut out[..]))
         .map_err(|_| SecretError::NoMemory("no memory to derive a key".to_owned()))
+}
+
+/// The same for the same master key, and of no use to find it. Never written down.
+pub(super) fn fingerprint(master: &MasterKey) -> Result<[u8; 32], SecretError> {
+    scrubbed(|| Ok(*derive_key(master, b"keyward master key fingerprint")?.get()))
 }
 
 fn derive_key(master: &MasterKey, info: &[u8]) -> Result<Locked<[u8; 32]>, SecretError> {
