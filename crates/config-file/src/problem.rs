@@ -51,3 +51,22 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_shown_with_file_line_and_hint() {
+        let problem =
+            |line, text: &str| Problem { line, text: text.to_owned(), hint: format!("mend {line}") };
+        let problems =
+            Problems { path: "/etc/a.toml".into(), problems: vec![problem(3, "wrong"), problem(7, "odd")] };
+        assert_eq!(
+            problems.to_string(),
+            "/etc/a.toml:3: wrong\n  hint: mend 3\n/etc/a.toml:7: odd\n  hint: mend 7"
+        );
+        let of_file = Problems::of_file(Path::new("/etc/b.toml"), "cannot be read".to_owned(), "look at it");
+        assert_eq!(of_file.to_string(), "/etc/b.toml: cannot be read\n  hint: look at it");
+    }
+}

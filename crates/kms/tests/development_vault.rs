@@ -440,3 +440,327 @@ async fn a_check_at_configuration() {
     let refusals = found.iter().filter(|(severity, _)| *severity == Severity::Refuse).count();
     assert_eq!(refusals, 3, "get, wrap and unwrap, each: {found:?}");
 }
+
+/// What cannot serve as a customer key is refused before anything depends on it, with the reason and what to do.
+#[tokio::test]
+async fn what_will_not_do_is_refused_at_configuration() {
+    let vault = Vault::start().await;
+    let url = vault.running.description().url.clone();
+    let named = |name: &str, version: &str| KeyIdentifier::new(&url, name, version).unwrap();
+    let parsed = |id: &str| -> KeyIdentifier { id.parse().unwrap() };
+    let make = async |name: &str, settings: KeySettings| {
+        vault.admin.create_key(name, 2048).await.unwrap();
+        parsed(vault.admin.change_key(name, &settings).await.unwrap().key_identifier().unwrap())
+    };
+    let only = |operations: &[&str]| KeySettings {
+        key_ops: Some(operations.iter().map(|operation| (*operation).to_owned()).collect()),
+        ..KeySettings::default()
+    };
+    let now = vault.admin.status().await.unwrap().now;
+    let planted = async |kty: &str, bits: u32| {
+        let name = format!("{kty}-{bits}").to_lowercase();
+        parsed(&vault.running.plant_key_for_tests(&name, kty, bits).await.unwrap())
+    };
+    let ec = vault.admin.create_key_of_type("ec", "EC").await.unwrap();
+    let version = vault.key.version();
+    let other_version = "0".repeat(32);
+    let cases = [
+        (named("k9", version), "404 KeyNotFound", "A key with (name/id) k9", "correct the key identifier"),
+        (
+            named("k1", &other_version),
+            "404 KeyNotFound",
+            "was not found in this key vault",
+            "correct the key identifier",
+        ),
+        (parsed(ec.key_identifier().unwrap()), "of type EC, not RSA", "", "make an RSA key of 2048"),
+        (planted("oct-HSM", 0).await, "of type oct-HSM, not RSA", "", "make an RSA key of 2048"),
+        (planted("RSA", 1024).await, "has 1024 bits", "", "2048, 3072 or 4096 bits"),
+        (planted("RSA", 8192).await, "has 8192 bits", "", "2048, 3072 or 4096 bits"),
+        (
+            make("sealer", only(&["wrapKey", "encrypt"])).await,
+            "does not permit to unwrap",
+            "unwrapKey",
+            "add wrapKey and unwrapKey",
+        ),
+        (
+            make("opener", only(&["unwrapKey"])).await,
+            "does not permit to wrap",
+            "wrapKey",
+            "add wrapKey and unwrapKey",
+        ),
+        (
+            make("signer", only(&["sign", "verify"])).await,
+            "does not permit to wrap",
+            "encrypt",
+            "add wrapKey and unwrapKey",
+        ),
+        (
+            make("off", KeySettings { enabled: Some(false), ..KeySettings::default() }).await,
+            "is disabled",
+            "",
+            "enable the key version",
+        ),
+        (
+            make("past", KeySettings { expires: Some(now - 60), ..KeySettings::default() }).await,
+            "has expired",
+            "",
+            "make a new key version",
+        ),
+        (
+            make("soon", KeySettings { not_before: Some(now + 600), ..KeySettings::default() }).await,
+            "is not valid before",
+            "",
+            "activation date",
+        ),
+        (
+            parsed(&format!("https://contoso.vault.azure.net/keys/k1/{version}")),
+            "is not a vault of the configured cloud",
+            "localhost",
+            "correct the tenant, cloud or vault",
+        ),
+    ];
+    let service = vault.service();
+    for (key, words, reason, advice) in cases {
+        let found = service.check(&key).await;
+        assert_eq!(highest_severity(&found), Some(Severity::Refuse), "{key}: {found:?}");
+        let refusal = found.iter().find(|found| found.severity == Severity::Refuse).unwrap();
+        assert!(refusal.text.contains(words) && refusal.text.contains(reason), "{key}: {}", refusal.text);
+        assert!(refusal.hint.contains(advice), "{key}: {}", refusal.hint);
+    }
+
+    // The application's side, in Entra's own words.
+    let with = |change: &dyn Fn(&mut AzureConfig)| {
+        let mut config = vault.config();
+        change(&mut config);
+        AzureKeyService::new(config).unwrap()
+    };
+    let stranger = "99999999-2222-3333-4444-555555555555";
+    let wrong_secret = vault.file("wrong");
+    std::fs::write(&wrong_secret, "no").unwrap();
+    let of_application = [
+        (with(&|config| config.tenant_id = stranger.into()), "belongs to tenant", Class::Misconfigured),
+        (with(&|config| config.client_id = stranger.into()), "AADSTS700016", Class::ApplicationDeleted),
+        (
+            with(&|config| config.credential = Credential::ClientSecretFile(wrong_secret.clone())),
+            "AADSTS7000215",
+            Class::CredentialRejected,
+        ),
+    ];
+    for (service, words, class) in of_application {
+        let found = service.check(&vault.key).await;
+        let refusal = found.iter().find(|found| found.severity == Severity::Refuse).unwrap();
+        assert!(refusal.text.contains(words), "{}", refusal.text);
+        assert_eq!((refusal.class, refusal.hint.as_str()), (Some(class), class.hint()));
+    }
+    // The right one passes.
+    assert_ne!(highest_severity(&service.check(&vault.key).await), Some(Severity::Refuse));
+}
+
+/// One operation that is missing is seen as just that, in both models.
+#[tokio::test]
+async fn a_grant_that_lacks_one_operation() {
+    let vault = Vault::start().await;
+    for (model, denied) in
+        [(AccessModel::Policy, Class::DeniedByPolicy), (AccessModel::Rbac, Class::DeniedByRbac)]
+    {
+        for (granted, reads, wraps, unwraps) in [
+            (&["get", "wrapKey"][..], true, true, false),
+            (&["wrapKey", "unwrapKey"], false, true, true),
+            (&["unwrapKey"], false, false, true),
+            (&["decrypt"], false, false, true),
+            (&["get", "wrapKey", "unwrapKey"], true, true, true),
+            (&["get", "encrypt", "unwrapKey"], true, true, true),
+        ] {
+            vault.revoke_all().await;
+            vault.grant(model, granted).await;
+            let service = vault.service();
+            let class_of = |done: Result<(), keyward_kms::KmsError>| done.err().map(|error| error.class);
+            let expect = |works: bool| (!works).then_some(denied);
+            let seen = [
+                class_of(service.describe(&vault.key).await.map(|_| ())),
+                class_of(service.wrap(&vault.key, &CANARY).await.map(|_| ())),
+                class_of(service.unwrap(&vault.key, &vault.canary).await.map(|_| ())),
+            ];
+            assert_eq!(seen, [expect(reads), expect(wraps), expect(unwraps)], "{model:?} {granted:?}");
+            let probed = vault.probe_by(&service).await.class;
+            assert_eq!(probed, if unwraps { Class::Success } else { denied }, "{model:?} {granted:?}");
+        }
+    }
+}
+
+/// A role assigned on one key reaches that key and no other; taken away, it is a denial like any.
+#[tokio::test]
+async fn a_role_on_one_key() {
+    let vault = Vault::start().await;
+    let other = vault.admin.create_key("k2", 2048).await.unwrap();
+    let other: KeyIdentifier = other.key_identifier().unwrap().parse().unwrap();
+    vault.revoke_all().await;
+    let change = keyward_vault::admin::AccessChange {
+        client_id: vault.client_id().to_owned(),
+        model: Some(AccessModel::Rbac),
+        actions: Vec::new(),
+        // Azure compares names without case.
+        key: Some("K1".into()),
+    };
+    vault.admin.change_access("grant", &change).await.unwrap();
+    let running = vault.service();
+    vault.expect(&running, Class::Success).await;
+    assert_eq!(running.wrap(&other, &CANARY).await.unwrap_err().class, Class::DeniedByRbac);
+    vault.admin.change_access("revoke", &change).await.unwrap();
+    vault.expect(&running, Class::DeniedByRbac).await;
+}
+
+/// The host's clock, or Azure's, is a few minutes wrong: an assertion is good all the same; further off, it is ours to
+/// mend and no refusal.
+#[tokio::test]
+async fn a_clock_that_is_wrong() {
+    let vault = Vault::start().await;
+    let path = vault.file("client.pem");
+    let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    let certificate = CertificateParams::new(["keyward".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(&path, format!("{}{}", certificate.pem(), key.serialize_pem())).unwrap();
+    vault.admin.add_certificate(vault.client_id(), &certificate.pem()).await.unwrap();
+    let settings = vault.admin.status().await.unwrap().settings;
+    for (clock_offset_s, expected) in [
+        (-240, Class::Success),
+        (240, Class::Success),
+        (-900, Class::CredentialRejected),
+        (900, Class::CredentialRejected),
+        (0, Class::Success),
+    ] {
+        let moved = keyward_vault::state::Settings { clock_offset_s, ..settings.clone() };
+        vault.admin.set_settings(&moved).await.unwrap();
+        // On a clock that was set back, the first grant is not felt yet.
+        vault.admin.grant(vault.client_id(), None, &[]).await.unwrap();
+        let credential = Credential::Certificate { path: path.clone() };
+        let service = AzureKeyService::new(AzureConfig { credential, ..vault.config() }).unwrap();
+        let evidence = vault.probe_by(&service).await;
+        assert_eq!(evidence.class, expected, "{clock_offset_s}: {evidence:?}");
+        if expected != Class::Success {
+            assert_eq!(evidence.inner_code.as_deref(), Some("AADSTS500133"));
+            assert!(evidence.class.hint().contains("clock"));
+        }
+    }
+}
+
+/// The key expires while the agent runs, and so does the token that it holds: both pass without a refusal.
+#[tokio::test]
+async fn a_key_and_a_token_that_expire_while_running() {
+    let vault = Vault::start().await;
+    let running = vault.service();
+    vault.expect(&running, Class::Success).await;
+    let status = vault.admin.status().await.unwrap();
+    let expires = KeySettings { expires: Some(status.now + 5_400), ..KeySettings::default() };
+    vault.admin.change_key("k1", &expires).await.unwrap();
+    let moved = keyward_vault::state::Settings { clock_offset_s: 7_200, ..status.settings };
+    vault.admin.set_settings(&moved).await.unwrap();
+    let before = vault.admin.log(0).await.unwrap().len();
+    let evidence = vault.probe_by(&running).await;
+    assert_eq!((evidence.class, evidence.token_age_s), (Class::Success, Some(0)), "{evidence:?}");
+    let seen: Vec<(String, u16)> = vault
+        .admin
+        .log(before)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.operation, entry.status))
+        .collect();
+    let expected = [("KeyUnwrap", 401), ("Token", 200), ("KeyUnwrap", 200)];
+    assert_eq!(seen, expected.map(|(operation, status)| (operation.to_owned(), status)));
+    let error = running.wrap(&vault.key, &CANARY).await.unwrap_err();
+    assert_eq!((error.class, error.facts.inner_code.as_deref()), (Class::KeyNotCurrent, Some("KeyExpired")));
+    assert_eq!(*running.unwrap(&vault.key, &vault.canary).await.unwrap().0, CANARY);
+}
+
+/// A disabled newest version says nothing about the one in use; a disabled one in use says all.
+#[tokio::test]
+async fn versions_are_disabled_one_by_one() {
+    let vault = Vault::start().await;
+    let running = vault.service();
+    let newest = vault.admin.rotate_key("k1").await.unwrap();
+    let newest: KeyIdentifier = newest.key_identifier().unwrap().parse().unwrap();
+    let set = async |key: &KeyIdentifier, enabled: bool| {
+        let version = Some(key.version().to_owned());
+        let settings = KeySettings { version, enabled: Some(enabled), ..KeySettings::default() };
+        vault.admin.change_key("k1", &settings).await.unwrap();
+    };
+    set(&newest, false).await;
+    vault.expect(&running, Class::Success).await;
+    assert_eq!(running.latest_version(&vault.key).await.unwrap(), newest, "made last, though disabled");
+    assert!(!running.describe(&newest).await.unwrap().enabled);
+    assert_eq!(highest_severity(&running.check(&newest).await), Some(Severity::Refuse));
+    set(&newest, true).await;
+    set(&vault.key, false).await;
+    vault.expect(&running, Class::KeyDisabled).await;
+    assert!(running.describe(&newest).await.unwrap().enabled);
+}
+
+/// What a machine's metadata service says of an identity that is gone or disabled is no answer of Entra ID's: an
+/// outage, until the key itself says something (docs/concepts/revocation.md).
+#[tokio::test]
+async fn a_disabled_managed_identity_is_no_revocation() {
+    let vault = Vault::start().await;
+    let identity = vault.admin.create_managed_identity("machine").await.unwrap();
+    vault.admin.grant(&identity.client_id, None, &[]).await.unwrap();
+    let credential = Credential::ManagedIdentity {
+        client_id: Some(identity.client_id.clone()),
+        endpoint: Some(vault.running.description().authority.parse().unwrap()),
+    };
+    let started =
+        || AzureKeyService::new(AzureConfig { credential: credential.clone(), ..vault.config() }).unwrap();
+    assert_eq!(vault.probe_by(&started()).await.class, Class::Success);
+    vault.admin.disable_application(&identity.client_id).await.unwrap();
+    let evidence = vault.probe_by(&started()).await;
+    assert_eq!(
+        (evidence.class, evidence.class.weight()),
+        (Class::Misconfigured, Weight::Neutral),
+        "{evidence:?}"
+    );
+    vault.admin.delete_application(&identity.client_id).await.unwrap();
+    let evidence = vault.probe_by(&started()).await;
+    assert_eq!(evidence.class, Class::Misconfigured, "{evidence:?}");
+}
+
+/// A name in another case is the same key, as in Azure.
+#[tokio::test]
+async fn names_compare_without_case() {
+    let vault = Vault::start().await;
+    let shouted = KeyIdentifier::new(vault.key.vault_url(), "K1", vault.key.version()).unwrap();
+    let service = vault.service();
+    assert_eq!(service.describe(&shouted).await.unwrap().key_identifier, vault.key);
+    assert_eq!(*service.unwrap(&shouted, &vault.canary).await.unwrap().0, CANARY);
+    assert_eq!(service.latest_version(&shouted).await.unwrap(), vault.key);
+    assert_ne!(highest_severity(&service.check(&shouted).await), Some(Severity::Refuse));
+    vault.admin.delete_key("k1").await.unwrap();
+    let error = service.unwrap(&shouted, &vault.canary).await.unwrap_err();
+    assert_eq!(error.class, Class::KeyDeleted, "{error}");
+}
+
+/// The network rules of the vault itself, not a fault that plays them.
+#[tokio::test]
+async fn network_rules_are_outages() {
+    let vault = Vault::start().await;
+    let running = vault.service();
+    vault.expect(&running, Class::Success).await;
+    let set = async |public_access: bool, default_allow: bool| {
+        let network = keyward_vault::state::NetworkRules {
+            public_access,
+            default_allow,
+            ip_rules: vec!["10.0.0.0/8".into()],
+        };
+        let change = keyward_vault::admin::VaultChange { network: Some(network), ..Default::default() };
+        vault.admin.change_vault(&change).await.unwrap();
+    };
+    set(true, false).await;
+    vault.expect(&running, Class::DeniedByFirewall).await;
+    set(false, true).await;
+    vault.expect(&running, Class::DeniedByPrivateLink).await;
+    vault.admin.request_private_endpoint("pe1").await.unwrap();
+    vault.expect(&running, Class::DeniedByPrivateLink).await;
+    vault.admin.approve_private_endpoint("pe1").await.unwrap();
+    vault.expect(&running, Class::Success).await;
+    vault.admin.reject_private_endpoint("pe1").await.unwrap();
+    vault.expect(&running, Class::DeniedByPrivateLink).await;
+    set(true, true).await;
+    vault.expect(&running, Class::Success).await;
+}

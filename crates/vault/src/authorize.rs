@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{Caller, Refusal};
-use crate::state::{AccessModel, ConnectionStatus, UnixSeconds, Vault};
+use crate::state::{AccessModel, ConnectionStatus, RoleAssignment, UnixSeconds, Vault};
 
 /// A permission on keys. Serialised as the word that access policies use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -207,14 +207,13 @@ pub fn authorize(
         }
         AccessModel::Rbac => {
             let reads = [Permission::Get, Permission::List];
-            let allowed =
-                vault.roles.iter().filter(|r| r.object_id == caller.object_id && felt(r.from, r.until)).any(
-                    |r| {
-                        r.permissions.contains(&permission)
-                            || (permission.covered_by_read()
-                                && reads.iter().any(|read| r.permissions.contains(read)))
-                    },
-                );
+            let held = |r: &&RoleAssignment| {
+                r.object_id == caller.object_id && felt(r.from, r.until) && r.covers(key)
+            };
+            let allowed = vault.roles.iter().filter(held).any(|r| {
+                r.permissions.contains(&permission)
+                    || (permission.covered_by_read() && reads.iter().any(|read| r.permissions.contains(read)))
+            });
             if allowed {
                 return Ok(());
             }

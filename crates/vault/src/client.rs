@@ -198,8 +198,18 @@ impl VaultAdmin {
         model: Option<AccessModel>,
         actions: &[String],
     ) -> Result<AccessResult, ClientError> {
-        let change = AccessChange { client_id: client_id.to_owned(), model, actions: actions.to_vec() };
-        self.call(Method::POST, "access/grant", &change).await
+        let change =
+            AccessChange { client_id: client_id.to_owned(), model, actions: actions.to_vec(), key: None };
+        self.change_access("grant", &change).await
+    }
+
+    /// Grants or, with `revoke`, takes away, in every detail that [`AccessChange`] has.
+    pub async fn change_access(
+        &self,
+        verb: &str,
+        change: &AccessChange,
+    ) -> Result<AccessResult, ClientError> {
+        self.call(Method::POST, &format!("access/{verb}"), change).await
     }
 
     /// Takes grants away; all of them when `actions` is empty.
@@ -209,8 +219,9 @@ impl VaultAdmin {
         model: Option<AccessModel>,
         actions: &[String],
     ) -> Result<AccessResult, ClientError> {
-        let change = AccessChange { client_id: client_id.to_owned(), model, actions: actions.to_vec() };
-        self.call(Method::POST, "access/revoke", &change).await
+        let change =
+            AccessChange { client_id: client_id.to_owned(), model, actions: actions.to_vec(), key: None };
+        self.change_access("revoke", &change).await
     }
 
     /// Applications of the tenant.

@@ -187,6 +187,7 @@ pub fn write(state: &mut State, call: &Call, request: &Request, fresh: Fresh) ->
         }
         Call::Restore => {
             let (name, key) = backup::open(vault, &body::value(&request.body)?)?;
+            let name = vault.known_name(&name);
             vault.restore_key(&name, key, now)?;
             newest(vault, links, &name)
         }

@@ -359,6 +359,7 @@ fn first_state(first: FirstStart, ports: Ports) -> Result<State, VaultError> {
     let role = RoleAssignment {
         id: Uuid::new_v4().to_string(),
         object_id,
+        key: None,
         role: authorize::RECOMMENDED_ROLE.to_owned(),
         permissions: recommended.permissions,
         vault_read: recommended.vault_read,

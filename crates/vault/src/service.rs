@@ -245,7 +245,7 @@ impl Service {
             return Err(fault);
         }
         authorize::admit(&state.vault, http.address)?;
-        let call = call?;
+        let call = call?.with_key(|name| state.vault.known_name(name));
         let request = keys_api::Request {
             links: Links::new(base),
             query: http.query.clone(),
@@ -253,25 +253,32 @@ impl Service {
             now,
         };
         keys_api::check_api_version(&request)?;
-        if state.vault.deletion.is_some() {
-            return Err(Refusal::VaultDeleted { vault: state.vault.name.clone() });
-        }
-        authorize::authorize(&state.vault, &caller, call.permission(), call.key(), now)?;
+        let may = |state: &State| {
+            if state.vault.deletion.is_some() {
+                return Err(Refusal::VaultDeleted { vault: state.vault.name.clone() });
+            }
+            authorize::authorize(&state.vault, &caller, call.permission(), call.key(), now)
+        };
+        may(&state)?;
         if call.is_write() {
-            self.write(&call, &request).await
+            // Once more when its turn has come: a removal that was answered meanwhile holds.
+            self.write(&call, &request, may).await
         } else {
             keys_api::read(&state, &call, &request)
         }
     }
 
-    /// A change through the data plane, without authorization: also what the admin API uses.
+    /// A change as the data plane makes it, if `may` says so of the state that it changes.
     pub(crate) async fn write(
         &self,
         call: &keys_api::Call,
         request: &keys_api::Request,
+        may: impl FnOnce(&State) -> Result<(), Refusal>,
     ) -> Result<Answer, Refusal> {
         let _writer = self.writer.lock().await;
         let mut next = (*self.state()).clone();
+        may(&next)?;
+        let call = &call.clone().with_key(|name| next.vault.known_name(name));
         let material = match keys_api::material_wanted(&next, call, request)? {
             Some(bits) => Some(make_material(bits).await?),
             None => None,

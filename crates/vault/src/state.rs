@@ -14,6 +14,7 @@ pub use directory::{
     Application, ApplicationCertificate, ApplicationSecret, Directory, FederatedCredential, Secret,
     SigningKey,
 };
+pub(crate) use keys::check_times;
 pub use keys::{DeletedKey, Key, KeyChange, KeyVersion, NewVersion};
 pub use rotation::{Action, LifetimeAction, RotationPolicy, Trigger, add_duration};
 pub use vault::{

@@ -69,9 +69,14 @@ impl Arm {
             Err(failure) if failure.facts.code.as_deref() == Some("ResourceNotFound") => {}
             Ok(_) | Err(_) => return SecondLook::NotConfirmed,
         }
-        let found = match location {
+        let there = match location {
             Some(location) => self.is_deleted_in(tokens, vault_name, location).await,
-            None => self.is_deleted_anywhere(tokens, vault_name).await,
+            None => Ok(false),
+        };
+        let found = match there {
+            Ok(true) => Ok(true),
+            // Who answered last may have been the paired region, which is not where a vault is kept.
+            Ok(false) | Err(_) => self.is_deleted_anywhere(tokens, vault_name).await,
         };
         match found {
             Ok(true) => SecondLook::AmongTheDeleted,

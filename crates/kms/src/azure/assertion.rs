@@ -4,16 +4,18 @@
 use aws_lc_rs::{
     digest,
     rand::SystemRandom,
-    signature::{RSA_PSS_SHA256, RsaKeyPair},
+    signature::{KeyPair, RSA_PSS_SHA256, RsaKeyPair},
 };
 use data_encoding::BASE64URL_NOPAD;
 use keyward_model::Timestamp;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use x509_parser::public_key::PublicKey;
 
-/// How long an assertion is good for, in seconds; Entra ID allows ten minutes.
-const LIFETIME_S: i64 = 300;
+/// How far into the past and the future an assertion is good, in seconds, so that a clock that is a few minutes wrong,
+/// either way, does no harm. Together under the ten minutes that Entra ID allows.
+const HALF_LIFE_S: i64 = 290;
 
 /// Why no assertion could be made from a certificate file.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,9 @@ pub(super) enum AssertionError {
     NoPrivateKey,
     #[error("the private key is not an RSA key of 2048 to 8192 bits")]
     NotRsa,
-    #[error("the private key does not belong to the first certificate, or could not sign")]
+    #[error("the private key does not belong to the first certificate")]
+    NotItsKey,
+    #[error("the private key could not sign")]
     CannotSign,
 }
 
@@ -44,6 +48,9 @@ pub(super) fn make_assertion(
         PrivateKeyDer::Sec1(_) | _ => return Err(AssertionError::NotRsa),
     }
     .map_err(|_| AssertionError::NotRsa)?;
+    if !belongs(&certificate, &key_pair) {
+        return Err(AssertionError::NotItsKey);
+    }
     let thumbprint = BASE64URL_NOPAD.encode(digest::digest(&digest::SHA256, &certificate).as_ref());
     let header = json!({ "alg": "PS256", "typ": "JWT", "x5t#S256": thumbprint });
     let claims = json!({
@@ -51,9 +58,9 @@ pub(super) fn make_assertion(
         "iss": client_id,
         "sub": client_id,
         "jti": uuid::Uuid::new_v4(),
-        "iat": now.as_second(),
-        "nbf": now.as_second(),
-        "exp": now.as_second() + LIFETIME_S,
+        "iat": now.as_second() - HALF_LIFE_S,
+        "nbf": now.as_second() - HALF_LIFE_S,
+        "exp": now.as_second() + HALF_LIFE_S,
     });
     let mut token = format!(
         "{}.{}",
@@ -67,6 +74,16 @@ pub(super) fn make_assertion(
     token.push('.');
     token.push_str(&BASE64URL_NOPAD.encode(&signature));
     Ok(SecretString::from(token))
+}
+
+/// Whether the certificate is of this key pair: Entra ID would only say that the signature is wrong.
+fn belongs(certificate: &[u8], key_pair: &RsaKeyPair) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return false };
+    let Ok(PublicKey::RSA(shown)) = certificate.public_key().parsed() else { return false };
+    let without_zeros =
+        |bytes: &[u8]| bytes.iter().skip_while(|byte| **byte == 0).copied().collect::<Vec<_>>();
+    let own = key_pair.public_key().modulus().big_endian_without_leading_zero().to_vec();
+    without_zeros(shown.modulus) == own
 }
 
 /// When the first certificate in `pem` ends.

@@ -121,7 +121,8 @@ pub enum Suspicion {
     VaultDeleted,
 }
 
-/// Whether an answer of the vault calls for a second call.
+/// Whether an answer of the vault, or its absence, calls for a second call. What Entra ID or the metadata service said
+/// is nothing to look into.
 pub fn suspicion(class: Class, facts: &Facts) -> Option<Suspicion> {
     let being_deleted =
         matches!(facts.inner_code.as_deref(), Some("ObjectIsBeingDeleted" | "ObjectIsDeletedButRecoverable"));
@@ -129,7 +130,13 @@ pub fn suspicion(class: Class, facts: &Facts) -> Option<Suspicion> {
         Class::KeyPurged => Some(Suspicion::KeyDeleted),
         Class::Malformed if facts.http_status == Some(409) && being_deleted => Some(Suspicion::KeyDeleted),
         Class::Malformed if facts.http_status == Some(404) => Some(Suspicion::VaultDeleted),
-        Class::NameNotResolved | Class::ConnectionFailed => Some(Suspicion::VaultDeleted),
+        // A vault that is gone answers nothing, or what stands at its address is another's; behind a private link its
+        // address stays and leads nowhere.
+        Class::NameNotResolved
+        | Class::ConnectionFailed
+        | Class::TimedOut
+        | Class::TlsFailed
+        | Class::DeniedByPrivateLink => Some(Suspicion::VaultDeleted),
         Class::Success
         | Class::KeyDisabled
         | Class::KeyDeleted
@@ -139,14 +146,11 @@ pub fn suspicion(class: Class, facts: &Facts) -> Option<Suspicion> {
         | Class::DeniedByRbac
         | Class::OperationTakenOff
         | Class::ApplicationDeleted
-        | Class::TimedOut
-        | Class::TlsFailed
         | Class::Unauthorized
         | Class::Throttled
         | Class::ServerFault
         | Class::DirectoryUnavailable
         | Class::DeniedByFirewall
-        | Class::DeniedByPrivateLink
         | Class::ClientSecretExpired
         | Class::CredentialRejected
         | Class::Misconfigured
@@ -171,6 +175,19 @@ pub fn confirm(first: Class, suspicion: Suspicion, second: SecondLook) -> Class 
         (Suspicion::KeyDeleted, SecondLook::AmongTheDeleted) => Class::KeyDeleted,
         (Suspicion::VaultDeleted, SecondLook::AmongTheDeleted) => Class::VaultDeleted,
         (Suspicion::KeyDeleted | Suspicion::VaultDeleted, SecondLook::NotConfirmed) => first,
+    }
+}
+
+/// The class of an answer by the region `answered_by`, where the key last worked in the region `worked_in`.
+///
+/// A vault that is failed over to its paired region is read-only there, so nothing can be purged; but what was made just
+/// before may be missing. A key that is not there is gone only when the region that knew it says so.
+pub fn after_failover(class: Class, worked_in: Option<&str>, answered_by: Option<&str>) -> Class {
+    match (class, worked_in, answered_by) {
+        (Class::KeyPurged, Some(worked_in), Some(answered_by)) if worked_in != answered_by => {
+            Class::ServerFault
+        }
+        (class, ..) => class,
     }
 }
 
@@ -215,11 +232,16 @@ fn of_vault(status: u16, code: Option<&str>, inner_code: Option<&str>, operation
 
 /// Numbers that say that Entra ID itself is in trouble.
 const DIRECTORY_TROUBLE: [u64; 5] = [90033, 90006, 90012, 90024, 90090];
+/// Numbers that speak of the application and not of what we sent: not in the tenant, not there as an enterprise
+/// application (service principal) any more, disabled.
+const OF_THE_APPLICATION: [u64; 3] = [700_016, 7_000_229, 7_000_112];
 
 /// Microsoft asks to act on `error` and to take numbers as hints. Where `error` does not tell cases apart, the
 /// number does, and of several numbers the one that weighs least.
 fn of_directory(status: u16, error: Option<&str>, numbers: &[u64]) -> Class {
     let has = |number: u64| numbers.contains(&number);
+    // Beside any other number they weigh nothing: what the other one means may be ours.
+    let all_weigh = numbers.iter().all(|number| OF_THE_APPLICATION.contains(number));
     if status == 429 || has(90055) {
         return Class::Throttled;
     }
@@ -233,11 +255,17 @@ fn of_directory(status: u16, error: Option<&str>, numbers: &[u64]) -> Class {
     match error {
         None => Class::Malformed,
         Some(_) if has(7_000_222) => Class::ClientSecretExpired,
-        Some("unauthorized_client" | "invalid_client") if has(7_000_215) || has(700_027) => {
+        Some("unauthorized_client" | "invalid_client")
+            if [7_000_215, 700_027, 50_012, 500_133].into_iter().any(has) =>
+        {
             Class::CredentialRejected
         }
-        Some("unauthorized_client" | "invalid_client") if has(700_016) => Class::ApplicationDeleted,
-        Some("unauthorized_client" | "invalid_client") if has(7_000_112) => Class::ApplicationDisabled,
+        Some("unauthorized_client" | "invalid_client") if all_weigh && (has(700_016) || has(7_000_229)) => {
+            Class::ApplicationDeleted
+        }
+        Some("unauthorized_client" | "invalid_client") if all_weigh && has(7_000_112) => {
+            Class::ApplicationDisabled
+        }
         Some("invalid_client" | "invalid_grant" | "interaction_required") => Class::CredentialRejected,
         Some(
             "unauthorized_client"
@@ -255,9 +283,11 @@ fn of_directory(status: u16, error: Option<&str>, numbers: &[u64]) -> Class {
 fn deciding_number(numbers: &[u64]) -> Option<u64> {
     let known = DIRECTORY_TROUBLE
         .into_iter()
-        .chain([90055, 7_000_222, 7_000_215, 700_027, 700_016, 7_000_112])
+        .chain([90055, 7_000_222, 7_000_215, 700_027, 50_012, 500_133])
         .find(|number| numbers.contains(number));
-    known.or_else(|| numbers.first().copied())
+    let unknown = || numbers.iter().copied().find(|number| !OF_THE_APPLICATION.contains(number));
+    let weighty = || OF_THE_APPLICATION.into_iter().find(|number| numbers.contains(number));
+    known.or_else(unknown).or_else(weighty)
 }
 
 /// Follows Azure's "How to use managed identities": 404, 410, 429 and 5xx pass by themselves.

@@ -130,6 +130,9 @@ pub enum ConfigError {
     /// An endpoint that is not `https://HOST[:PORT]`.
     #[error("`{0}` is not https://HOST[:PORT]")]
     NotHttps(Url),
+    /// A metadata service that is reached without TLS and is not on this machine.
+    #[error("`{0}` is no metadata service of this machine")]
+    NotNear(Url),
     /// The certificate authorities could not be read.
     #[error("no certificate could be read from {path}")]
     CaFile {
@@ -158,6 +161,9 @@ impl ConfigError {
             ConfigError::ClientId(_) => "copy the application (client) id from the app registration",
             ConfigError::HalfOfArm => "give both subscription_id and resource_group, or neither",
             ConfigError::NotHttps(_) => "give scheme, host and port only; tokens are sent over TLS alone",
+            ConfigError::NotNear(_) => {
+                "give https://HOST[:PORT], or http:// with a loopback or link-local address: whoever answers gives tokens"
+            }
             ConfigError::CaFile { .. } | ConfigError::NoCa(_) => {
                 "ca_file must be a readable PEM file with at least one certificate"
             }
@@ -225,11 +231,16 @@ impl AzureConfig {
                 if url.scheme() != "https"
                     || url.host_str().is_none()
                     || url.path() != "/"
-                    || url.query().is_some()
+                    || has_extra_parts(url)
                 {
                     found.push(ConfigError::NotHttps(url.clone()));
                 }
             }
+        }
+        if let Credential::ManagedIdentity { endpoint: Some(url), .. } = &self.credential
+            && (!is_near_or_secure(url) || has_extra_parts(url))
+        {
+            found.push(ConfigError::NotNear(url.clone()));
         }
         found
     }
@@ -268,6 +279,25 @@ impl AzureConfig {
                 vault_resource: endpoints.vault_resource.trim_end_matches('/').to_owned(),
             },
         }
+    }
+}
+
+/// User, password, query or fragment: a user's name would be sent along, the others dropped.
+fn has_extra_parts(url: &Url) -> bool {
+    !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+}
+
+/// Whether what comes from there can be read and changed by nobody on the way.
+fn is_near_or_secure(url: &Url) -> bool {
+    match (url.scheme(), url.host()) {
+        ("https", Some(_)) => true,
+        ("http", Some(url::Host::Ipv4(address))) => address.is_loopback() || address.is_link_local(),
+        ("http", Some(url::Host::Ipv6(address))) => address.is_loopback() || address.is_unicast_link_local(),
+        ("http", Some(url::Host::Domain(name))) => name == "localhost",
+        _ => false,
     }
 }
 
@@ -337,6 +367,53 @@ mod tests {
         assert!(AzureConfig { client_id: String::new(), credential, ..config() }.problems().is_empty());
         let credential = Credential::ManagedIdentity { client_id: Some("x".into()), endpoint: None };
         assert!(matches!(AzureConfig { credential, ..config() }.problems()[..], [ConfigError::ClientId(_)]));
+    }
+
+    /// A user's name in a URL would become a header of its own.
+    #[test]
+    fn an_endpoint_is_a_host_and_nothing_else() {
+        let problems = |authority: &str| {
+            let endpoints = Endpoints {
+                authority: Url::parse(authority).unwrap(),
+                arm_url: Url::parse("https://localhost:1").unwrap(),
+                vault_hosts: vec!["localhost:1".into()],
+                vault_resource: "https://vault.azure.net".into(),
+            };
+            AzureConfig { cloud: Cloud::Custom(endpoints), ..config() }.problems()
+        };
+        assert!(problems("https://localhost:1").is_empty());
+        for wrong in [
+            "https://user@localhost:1",
+            "https://:password@localhost:1",
+            "https://localhost:1?a=b",
+            "https://localhost:1#there",
+            "https://localhost:1/tenant",
+            "http://localhost:1",
+        ] {
+            assert!(matches!(problems(wrong)[..], [ConfigError::NotHttps(_)]), "{wrong}");
+        }
+    }
+
+    /// Tokens come from a metadata service in the clear: it must be this machine's.
+    #[test]
+    fn a_metadata_service_in_the_clear_is_on_this_machine() {
+        let problems = |endpoint: &str| {
+            let endpoint = Some(Url::parse(endpoint).unwrap());
+            let credential = Credential::ManagedIdentity { client_id: None, endpoint };
+            AzureConfig { credential, ..config() }.problems()
+        };
+        for near in [
+            "http://169.254.169.254",
+            "http://127.0.0.1:40342",
+            "http://[::1]:1",
+            "http://localhost:40342",
+            "https://localhost:1",
+        ] {
+            assert!(problems(near).is_empty(), "{near}");
+        }
+        for far in ["http://10.0.0.1", "http://metadata.example", "http://u@127.0.0.1", "ftp://127.0.0.1"] {
+            assert!(matches!(problems(far)[..], [ConfigError::NotNear(_)]), "{far}");
+        }
     }
 
     #[test]

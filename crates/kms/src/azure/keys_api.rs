@@ -29,6 +29,9 @@ use crate::{Facts, KeyDescription, Operation};
 
 /// The keys API's version: the newest that every cloud and every official client speaks.
 const API_VERSION: &str = "2025-07-01";
+/// A denial under a token that has been held for longer is asked about once more, under a new one, in seconds: a
+/// token names the groups that grants may go by, as they were when it was issued.
+const DENIAL_TOKEN_AGE_S: u64 = 60;
 /// The one algorithm. `wrapKey`/`unwrapKey` and `encrypt`/`decrypt` make and take the same ciphertext with it.
 const ALGORITHM: &str = "RSA-OAEP-256";
 
@@ -120,10 +123,14 @@ impl KeysApi {
         let (reply, facts) = self.call(tokens, &call, policy).await?;
         let description = read_key_bundle(&reply.body).map_err(|why| malformed(facts.clone(), why))?;
         let same_version = newest || description.key_identifier.version() == key.version();
-        if description.key_identifier.name() != key.name() || !same_version {
+        if !same_name(&description.key_identifier, key) || !same_version {
             return Err(malformed(facts, "the answer is about another key"));
         }
-        Ok((description, facts))
+        // Where the key is was decided by who configured it: no answer sends us elsewhere.
+        let shown = &description.key_identifier;
+        let key_identifier = KeyIdentifier::new(key.vault_url(), shown.name(), shown.version())
+            .map_err(|_| malformed(facts.clone(), "the answer is about another key"))?;
+        Ok((KeyDescription { key_identifier, ..description }, facts))
     }
 
     /// How often the vault makes a new version of the key by itself, in days.
@@ -226,7 +233,20 @@ impl KeysApi {
                 }
             }
         }
-        let (class, facts) = reply.classify(Stage::Vault(call.operation));
+        let (mut class, mut facts) = reply.classify(Stage::Vault(call.operation));
+        if is_access_denial(class) && !bearer.fresh && bearer.age_s > DENIAL_TOKEN_AGE_S {
+            match tokens.get_fresh(resource, None).await {
+                Ok(fresh) => {
+                    bearer = fresh;
+                    reply = self.send(call, &bearer).await?;
+                    (class, facts) = reply.classify(Stage::Vault(call.operation));
+                }
+                // That the application was taken away is more than the denial says.
+                Err(failure) if failure.class.weight() != Weight::Neutral => return Err(failure),
+                // No new token is no reason to leave a definite answer aside.
+                Err(_) => {}
+            }
+        }
         let facts = Facts { token_age_s: Some(bearer.age_s), ..facts };
         if let Some(region) = &facts.region {
             locked(&self.regions).insert(host, region.clone());
@@ -281,6 +301,16 @@ impl Call<'_> {
     }
 }
 
+/// Whether the answer says that nobody granted us this.
+fn is_access_denial(class: Class) -> bool {
+    matches!(class, Class::DeniedByPolicy | Class::DeniedByRbac)
+}
+
+/// Azure compares the names of keys without case, and answers with the one that it knows.
+fn same_name(one: &KeyIdentifier, other: &KeyIdentifier) -> bool {
+    one.name().eq_ignore_ascii_case(other.name())
+}
+
 fn refused_challenge(error: &ChallengeError, url: &Url) -> Failure {
     let class = match error {
         ChallengeError::NotAChallenge => Class::Malformed,
@@ -331,7 +361,7 @@ fn read_crypt_answer(body: &[u8], key: &KeyIdentifier) -> Result<Zeroizing<Vec<u
     let answer: CryptAnswer<'_> =
         serde_json::from_slice(body).map_err(|_| "the answer does not have the shape {kid, value}")?;
     let kid: KeyIdentifier = answer.kid.parse().map_err(|_| "the answer's kid is no key identifier")?;
-    if kid.name() != key.name() || kid.version() != key.version() {
+    if !same_name(&kid, key) || kid.version() != key.version() {
         return Err("the answer was made with another key version");
     }
     let encoded = answer.value.trim_end_matches('=').as_bytes();
@@ -411,7 +441,6 @@ fn is_deleted_key(body: &[u8], key: &KeyIdentifier) -> bool {
         deleted_date: Option<i64>,
     }
     serde_json::from_slice::<DeletedKey>(body).is_ok_and(|deleted| {
-        deleted.key.kid.name() == key.name()
-            && (deleted.recovery_id.is_some() || deleted.deleted_date.is_some())
+        same_name(&deleted.key.kid, key) && (deleted.recovery_id.is_some() || deleted.deleted_date.is_some())
     })
 }

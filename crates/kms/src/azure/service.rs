@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     arm::Arm,
-    classify::{SecondLook, Suspicion, confirm, suspicion},
+    classify::{SecondLook, Suspicion, after_failover, confirm, suspicion},
     config::{AzureConfig, ConfigError},
     findings,
     keys_api::{KeysApi, Pair},
@@ -31,6 +31,8 @@ pub struct AzureKeyService {
     arm: Option<Arm>,
     tenant_id: String,
     work: RetryPolicy,
+    /// The region that last unwrapped, by key identifier.
+    worked_in: Mutex<HashMap<KeyIdentifier, String>>,
     /// The pair of operations that worked last, by key name in its vault and direction.
     granted: Mutex<HashMap<(String, Operation), Pair>>,
 }
@@ -63,6 +65,7 @@ impl AzureKeyService {
             arm,
             tenant_id: config.tenant_id,
             work: RetryPolicy::WORK,
+            worked_in: Mutex::default(),
             granted: Mutex::default(),
         })
     }
@@ -110,6 +113,10 @@ impl AzureKeyService {
         }
     }
 
+    fn worked_in(&self) -> std::sync::MutexGuard<'_, HashMap<KeyIdentifier, String>> {
+        self.worked_in.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn granted(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Operation), Pair>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,10 +129,19 @@ impl AzureKeyService {
         policy: &RetryPolicy,
     ) -> Result<(Zeroizing<Vec<u8>>, Facts), Failure> {
         let failure = match self.crypt(Operation::Unwrap, key, ciphertext, policy).await {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                if let Some(region) = &done.1.region {
+                    self.worked_in().insert(key.clone(), region.clone());
+                }
+                return Ok(done);
+            }
             Err(failure) => failure,
         };
         let Some(suspected) = suspicion(failure.class, &failure.facts) else { return Err(failure) };
+        if failure.facts.host.as_deref() != Some(key.vault_host()) {
+            // What keeps Entra ID or the metadata service from answering says nothing about the vault.
+            return Err(failure);
+        }
         let second = match suspected {
             Suspicion::KeyDeleted => self.keys.look_among_deleted(&self.tokens, key).await,
             Suspicion::VaultDeleted => match &self.arm {
@@ -136,7 +152,17 @@ impl AzureKeyService {
                 None => SecondLook::NotConfirmed,
             },
         };
-        Err(Failure { class: confirm(failure.class, suspected, second), ..failure })
+        let confirmed = confirm(failure.class, suspected, second);
+        let worked_in = self.worked_in().get(key).cloned();
+        let class = after_failover(confirmed, worked_in.as_deref(), failure.facts.region.as_deref());
+        if class == confirmed {
+            return Err(Failure { class, ..failure });
+        }
+        let message = format!(
+            "not found in the region that answers now; it worked in {}, and after a failover what was new may be missing",
+            worked_in.unwrap_or_default()
+        );
+        Err(Failure { class, facts: Facts { message: Some(message), ..failure.facts } })
     }
 
     /// Wraps and unwraps random bytes; each direction that does not work is a finding of its own.

@@ -123,10 +123,10 @@ impl Tokens {
         Ok(bearer)
     }
 
-    /// A new token for `resource`, whatever is in memory; `claims` come from a challenge.
+    /// A new token for `resource`, whatever is in memory; `claims` come from a challenge. The one in memory stays
+    /// until the new one is there: who refuses it is told by [`Tokens::forget`].
     pub(super) async fn get_fresh(&self, resource: &str, claims: Option<&str>) -> Result<Bearer, Failure> {
         let mut kept = self.kept.lock().await;
-        kept.remove(resource);
         let token = self.fetch(resource, claims).await?;
         let bearer = token.bearer(true);
         kept.insert(resource.to_owned(), token);

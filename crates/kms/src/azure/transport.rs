@@ -203,10 +203,11 @@ impl Transport {
         let text = |name: &HeaderName| {
             response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
+        let challenges = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
         let azure = |name: &'static str| text(&HeaderName::from_static(name)).map(|value| shorten(&value));
         let mut reply = Reply {
             status: response.status().as_u16(),
-            challenge: text(&header::WWW_AUTHENTICATE),
+            challenge: bearer_challenge(challenges.filter_map(|value| value.to_str().ok())),
             region: azure("x-ms-keyvault-region"),
             request_id: azure("x-ms-request-id"),
             retry_after_s: text(&header::RETRY_AFTER)
@@ -248,10 +249,20 @@ pub(super) fn host_of(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// `Retry-After` in seconds, from both forms that RFC 9110 §10.2.3 allows.
+/// Of several challenges the one that asks for a bearer token; else the first.
+fn bearer_challenge<'a>(all: impl Iterator<Item = &'a str>) -> Option<String> {
+    let all: Vec<&str> = all.collect();
+    let is_bearer = |challenge: &&&str| {
+        challenge.trim_start().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
+    };
+    all.iter().find(is_bearer).or(all.first()).map(|challenge| (*challenge).to_owned())
+}
+
+/// `Retry-After` in seconds, from both forms that RFC 9110 §10.2.3 allows. A number too large to count is the largest.
 fn retry_after_s(value: &str, now: jiff::Timestamp) -> Option<u64> {
-    if let Ok(seconds) = value.trim().parse::<u64>() {
-        return Some(seconds);
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse().unwrap_or(u64::MAX));
     }
     let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
     u64::try_from(at.duration_since(now).as_secs()).ok()
@@ -262,6 +273,12 @@ fn client_builder(timeout: Duration, names: Arc<dyn Names>, admitted: Admitted) 
         .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
         // A token follows nobody.
         .redirect(reqwest::redirect::Policy::none())
+        // Whatever else in this program asks the library for: an answer is read as it comes, never unpacked.
+        .http1_only()
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
         .connect_timeout(timeout)
         // No connection is kept: what its buffers carried goes with it. Calls come a minute apart, and each looks up
         // the name anew and sees a changed route.
@@ -457,6 +474,9 @@ mod tests {
         assert_eq!(retry_after_s("Tue, 24 Nov 2026 09:00:00 GMT", now), None, "already past");
         assert_eq!(retry_after_s("soon", now), None);
         assert_eq!(retry_after_s("-1", now), None);
+        assert_eq!(retry_after_s("", now), None);
+        assert_eq!(retry_after_s("99999999999999999999999999", now), Some(u64::MAX), "not: at once");
+        assert_eq!(retry_after_s("Fri, 01 Jan 2100 00:00:00 GMT", now), Some(2_306_930_400));
     }
 
     /// RFC 1918, RFC 4193, and IPv4 written as IPv6; loopback is the development vault's alone.
@@ -486,6 +506,15 @@ mod tests {
             assert!(!admits(Admitted::Private, loopback), "{loopback}");
             assert!(admits(Admitted::PrivateOrLoopback, loopback), "{loopback}");
         }
+    }
+
+    #[test]
+    fn of_several_challenges_the_bearers_is_taken() {
+        let chosen = |all: &[&'static str]| bearer_challenge(all.iter().copied());
+        assert_eq!(chosen(&["Negotiate", "bearer a=b"]).as_deref(), Some("bearer a=b"));
+        assert_eq!(chosen(&["Negotiate", "Basic"]).as_deref(), Some("Negotiate"));
+        assert_eq!(chosen(&["Bearerish x", "é"]).as_deref(), Some("Bearerish x"));
+        assert_eq!(chosen(&[]), None);
     }
 
     #[test]

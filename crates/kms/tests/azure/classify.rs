@@ -2,7 +2,9 @@
 
 use keyward_kms::{
     Operation,
-    azure::classify::{Answer, Fault, SecondLook, Stage, Suspicion, classify, confirm, suspicion},
+    azure::classify::{
+        Answer, Fault, SecondLook, Stage, Suspicion, after_failover, classify, confirm, suspicion,
+    },
 };
 use keyward_model::{Class, Weight};
 use proptest::prelude::*;
@@ -106,6 +108,8 @@ fn every_row_of_entra_id() {
     #[rustfmt::skip]
     let rows: &[(&str, Stage, u16, String, Class)] = &[
         ("application not in the tenant",     ENTRA, 400, entra_error("unauthorized_client", Some(700_016)), Class::ApplicationDeleted),
+        ("service principal deleted",         ENTRA, 401, entra_error("invalid_client", Some(7_000_229)), Class::ApplicationDeleted),
+        ("service principal deleted, 400",    ENTRA, 400, entra_error("unauthorized_client", Some(7_000_229)), Class::ApplicationDeleted),
         ("wrong secret",                      ENTRA, 401, entra_error("invalid_client", Some(7_000_215)), Class::CredentialRejected),
         ("secrets expired",                   ENTRA, 401, entra_error("invalid_client", Some(7_000_222)), Class::ClientSecretExpired),
         ("application disabled",              ENTRA, 400, entra_error("unauthorized_client", Some(7_000_112)), Class::ApplicationDisabled),
@@ -139,6 +143,14 @@ fn every_row_of_entra_id() {
         // Of several numbers the one that weighs least decides.
         ("expired secret, disabled",          ENTRA, 401, r#"{"error":"unauthorized_client","error_codes":[7000112,7000222]}"#.into(), Class::ClientSecretExpired),
         ("wrong secret, disabled",            ENTRA, 401, r#"{"error":"invalid_client","error_codes":[7000112,7000215]}"#.into(), Class::CredentialRejected),
+        ("signature, disabled",               ENTRA, 400, r#"{"error":"unauthorized_client","error_codes":[7000112,50012]}"#.into(), Class::CredentialRejected),
+        ("clock, not in the tenant",          ENTRA, 400, r#"{"error":"unauthorized_client","error_codes":[700016,500133]}"#.into(), Class::CredentialRejected),
+        ("wrong tenant, not in the tenant",   ENTRA, 400, r#"{"error":"unauthorized_client","error_codes":[700016,90002]}"#.into(), Class::Misconfigured),
+        ("disabled, and something unknown",   ENTRA, 400, r#"{"error":"unauthorized_client","error_codes":[7000112,7]}"#.into(), Class::Misconfigured),
+        ("unknown first, then disabled",      ENTRA, 401, r#"{"error":"invalid_client","error_codes":[7,7000112]}"#.into(), Class::CredentialRejected),
+        ("numbers that are texts",            ENTRA, 400, r#"{"error":"unauthorized_client","error_codes":["7000112"]}"#.into(), Class::Malformed),
+        ("application not found, 401",        ENTRA, 401, entra_error("invalid_client", Some(700_016)), Class::ApplicationDeleted),
+        ("principal gone, wrong secret",      ENTRA, 401, r#"{"error":"invalid_client","error_codes":[7000229,7000215]}"#.into(), Class::CredentialRejected),
         ("deleted and disabled",              ENTRA, 400, r#"{"error":"unauthorized_client","error_codes":[7000112,700016]}"#.into(), Class::ApplicationDeleted),
         // The number may stand in the description only.
         ("number in the description",         ENTRA, 401, r#"{"error":"invalid_client","error_description":"AADSTS7000222: The provided client secret keys are expired."}"#.into(), Class::ClientSecretExpired),
@@ -187,6 +199,7 @@ fn every_fault() {
         (Fault::NoSuchName, Class::NameNotResolved),
         (Fault::TlsFailed, Class::TlsFailed),
         (Fault::NotAnAnswer, Class::Malformed),
+        (Fault::PublicAddress, Class::DeniedByPrivateLink),
     ];
     for stage in [UNWRAP, WRAP, GET, ENTRA, IMDS, ARM] {
         for (fault, expected) in rows {
@@ -213,10 +226,24 @@ fn deletions_are_confirmed() {
     assert_eq!(of(404, "gone".into()), (Class::Malformed, Some(Suspicion::VaultDeleted)));
     assert_eq!(of(418, "tea".into()), (Class::Malformed, None));
     assert_eq!(of(403, vault_error("Forbidden", Some("KeyDisabled"), "x")), (Class::KeyDisabled, None));
-    let no_name = classify(UNWRAP, Err(Fault::NameNotResolved));
-    assert_eq!(suspicion(no_name.0, &no_name.1), Some(Suspicion::VaultDeleted));
-    let slow = classify(UNWRAP, Err(Fault::TimedOut));
-    assert_eq!(suspicion(slow.0, &slow.1), None);
+    // A vault behind a private link is gone without its name going: nobody answers at its address.
+    for fault in [
+        Fault::NameNotResolved,
+        Fault::NoSuchName,
+        Fault::ConnectionFailed,
+        Fault::TimedOut,
+        Fault::TlsFailed,
+        Fault::PublicAddress,
+    ] {
+        let (class, facts) = classify(UNWRAP, Err(fault));
+        assert_eq!(suspicion(class, &facts), Some(Suspicion::VaultDeleted), "{fault:?}");
+    }
+    assert_eq!(
+        of(403, vault_error("Forbidden", Some("ForbiddenByFirewall"), "x")),
+        (Class::DeniedByFirewall, None)
+    );
+    assert_eq!(of(503, String::new()), (Class::ServerFault, None));
+    assert_eq!(of(401, String::new()), (Class::Unauthorized, None));
 
     for first in Class::ALL {
         use {SecondLook::*, Suspicion::*};
@@ -224,6 +251,25 @@ fn deletions_are_confirmed() {
         assert_eq!(confirm(first, VaultDeleted, AmongTheDeleted), Class::VaultDeleted);
         assert_eq!(confirm(first, KeyDeleted, NotConfirmed), first);
         assert_eq!(confirm(first, VaultDeleted, NotConfirmed), first);
+    }
+}
+
+/// Nothing can be purged in a vault that is failed over: a key that only the other region misses is not gone. All else
+/// that region says stands, and so does what is said where nothing is known of regions.
+#[test]
+fn a_key_that_the_other_region_misses_is_not_gone() {
+    for class in Class::ALL {
+        let elsewhere = after_failover(class, Some("westeurope"), Some("northeurope"));
+        let expected = if class == Class::KeyPurged { Class::ServerFault } else { class };
+        assert_eq!(elsewhere, expected);
+        for (worked_in, answered_by) in [
+            (Some("westeurope"), Some("westeurope")),
+            (None, Some("northeurope")),
+            (Some("westeurope"), None),
+            (None, None),
+        ] {
+            assert_eq!(after_failover(class, worked_in, answered_by), class);
+        }
     }
 }
 
@@ -251,6 +297,19 @@ fn facts_are_kept() {
     assert_eq!(facts.inner_code.as_deref(), Some("AADSTS7000222"));
     assert_eq!(facts.request_id.as_deref(), Some("7d9cf2b1-0000-0000-0000-000000000001"));
 
+    // Of several numbers the one that decided is shown.
+    for (numbers, shown) in [
+        ("[7000112,7]", "AADSTS7"),
+        ("[700016,50012]", "AADSTS50012"),
+        ("[7000112,700016]", "AADSTS700016"),
+        ("[7000112]", "AADSTS7000112"),
+        ("[7000215,90033]", "AADSTS90033"),
+    ] {
+        let body = format!(r#"{{"error":"unauthorized_client","error_codes":{numbers}}}"#);
+        let (_, facts) = classify(ENTRA, Ok(Answer { status: 400, body: body.as_bytes() }));
+        assert_eq!(facts.inner_code.as_deref(), Some(shown), "{numbers}");
+    }
+
     let body = vault_error("Unauthorized", None, "AKV10046: Unable to resolve the key.");
     let (_, facts) = classify(UNWRAP, Ok(Answer { status: 401, body: body.as_bytes() }));
     assert_eq!(facts.inner_code.as_deref(), Some("AKV10046"));
@@ -269,6 +328,70 @@ fn bodies_are_not_repeated() {
 
 fn stages() -> impl Strategy<Value = Stage> {
     prop::sample::select(vec![UNWRAP, WRAP, GET, ENTRA, IMDS, ARM])
+}
+
+/// The reference's table of the vault, column by column: only these four pairs of status and code weigh at all.
+#[test]
+fn what_weighs_is_a_short_list() {
+    let statuses = [400, 401, 403, 404, 407, 408, 409, 410, 423, 429, 451, 500, 502, 503, 511];
+    let codes = [
+        "",
+        "BadParameter",
+        "Unauthorized",
+        "Forbidden",
+        "forbidden",
+        "KeyNotFound",
+        "SecretNotFound",
+        "NotFound",
+        "VaultNotFound",
+        "Conflict",
+        "Throttled",
+        "AccessDenied",
+        "KeyDisabled",
+        "ResourceNotFound",
+        "AuthorizationFailed",
+    ];
+    let inner_codes = [
+        None,
+        Some(""),
+        Some("AccessDenied"),
+        Some("ForbiddenByPolicy"),
+        Some("ForbiddenByRbac"),
+        Some("ForbiddenByFirewall"),
+        Some("ForbiddenByConnection"),
+        Some("KeyDisabled"),
+        Some("keydisabled"),
+        Some("SecretDisabled"),
+        Some("KeyNotYetValid"),
+        Some("KeyExpired"),
+        Some("KeyOperationForbidden"),
+        Some("ForbiddenByAzurePolicy"),
+        Some("ObjectIsBeingDeleted"),
+        Some("VaultIsReadOnly"),
+    ];
+    let mut weighing = std::collections::BTreeSet::new();
+    for stage in [UNWRAP, WRAP, GET, ENTRA, IMDS] {
+        for status in statuses {
+            for code in codes {
+                for inner in inner_codes {
+                    let body = vault_error(code, inner, "m");
+                    let (class, _) = classify(stage, Ok(Answer { status, body: body.as_bytes() }));
+                    if class.weight() != Weight::Neutral {
+                        weighing.insert((status, code, inner.filter(|_| status == 403)));
+                    }
+                }
+            }
+        }
+    }
+    let expected = [
+        (403, "Forbidden", Some("AccessDenied")),
+        (403, "Forbidden", Some("ForbiddenByPolicy")),
+        (403, "Forbidden", Some("ForbiddenByRbac")),
+        (403, "Forbidden", Some("KeyDisabled")),
+        (403, "Forbidden", Some("KeyOperationForbidden")),
+        (404, "KeyNotFound", None),
+    ];
+    assert_eq!(weighing, expected.into_iter().collect());
 }
 
 proptest! {

@@ -119,7 +119,12 @@ async fn a_certificate_proves_itself_by_an_assertion() {
     let claims =
         jsonwebtoken::decode::<serde_json::Value>(&assertion, &decoding, &validation).unwrap().claims;
     assert_eq!(claims["sub"], CLIENT);
-    assert!(claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap() <= 600);
+    // Good for a clock that is a few minutes wrong, either way.
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    let (from, until) = (claims["nbf"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
+    assert!(from < now - 240 && until > now + 240, "{from} {now} {until}");
+    assert!(until - from < 600, "Entra ID takes no longer ones");
+    assert!(claims["iat"].as_i64().unwrap() <= from);
     assert!(claims["jti"].as_str().is_some_and(|jti| jti.len() == 36));
 }
 
@@ -225,6 +230,12 @@ async fn a_credential_that_cannot_be_read_is_ours_to_mend_and_nothing_is_sent() 
         std::fs::write(folder.join(name), content).unwrap();
         folder.join(name)
     };
+    // The certificate of one key pair and the private key of another.
+    let (one, other) = (folder.join("one.pem"), KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
+    certificate_file(&one, &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap());
+    let certificate = std::fs::read_to_string(&one).unwrap();
+    let certificate = certificate.split_inclusive("-----END CERTIFICATE-----").next().unwrap();
+    let mixed = at("mixed.pem", &format!("{certificate}\n{}", other.serialize_pem()));
     let ec = folder.join("ec.pem");
     certificate_file(&ec, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap());
     let cases = [
@@ -234,6 +245,7 @@ async fn a_credential_that_cannot_be_read_is_ours_to_mend_and_nothing_is_sent() 
         (Credential::Federated { token_file: at("long", &"x".repeat(100_000)) }, "longer than"),
         (Credential::Certificate { path: at("nothing.pem", "MARKER") }, "holds no certificate"),
         (Credential::Certificate { path: ec }, "not an RSA key"),
+        (Credential::Certificate { path: mixed }, "does not belong to the first certificate"),
         (Credential::Certificate { path: server.ca_file() }, "holds no private key"),
     ];
     for (credential, word) in cases {
@@ -251,6 +263,7 @@ async fn refusals_of_entra_id_become_evidence() {
     for (error, number, expected) in [
         ("unauthorized_client", 7_000_112, Class::ApplicationDisabled),
         ("unauthorized_client", 700_016, Class::ApplicationDeleted),
+        ("invalid_client", 7_000_229, Class::ApplicationDeleted),
         ("invalid_client", 7_000_222, Class::ClientSecretExpired),
         ("invalid_client", 7_000_215, Class::CredentialRejected),
         ("invalid_request", 90_002, Class::Misconfigured),

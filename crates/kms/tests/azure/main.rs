@@ -4,6 +4,7 @@
 
 mod classify;
 mod credentials;
+mod hostile;
 mod recorded;
 mod retry;
 mod service;

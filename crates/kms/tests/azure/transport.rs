@@ -39,7 +39,7 @@ async fn probe_of(server: &Server, host: &str) -> keyward_model::Evidence {
 
 /// A resolver that knows `localhost` and says of every other name what it was told to.
 #[derive(Debug)]
-struct Known(NoAddress);
+pub(crate) struct Known(pub(crate) NoAddress);
 
 impl Names for Known {
     fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, NoAddress> {
@@ -90,12 +90,12 @@ async fn a_name_that_does_not_exist_and_a_resolver_that_does_not_answer() {
     assert!(matches!(elsewhere.0[0].about, About::Answer { .. }), "{:?}", elsewhere.0);
 }
 
-async fn unused() -> Server {
+pub(crate) async fn unused() -> Server {
     Server::start(|_, _| unreachable!("nothing asks this server")).await
 }
 
 /// A listener whose every connection is given to `serve`; returns `localhost:PORT`.
-async fn listener<F>(serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static) -> String
+pub(crate) async fn listener<F>(serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static) -> String
 where
     F: Future<Output = ()> + Send + 'static,
 {

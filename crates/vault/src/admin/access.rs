@@ -23,6 +23,10 @@ pub struct AccessChange {
     /// recommends, for a removal everything.
     #[serde(default)]
     pub actions: Vec<String>,
+    /// The one key that it is about: a role assignment at that key's scope. Without it, a grant is one at the vault's
+    /// scope, and a removal is about both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// What a grant or its removal came to.
@@ -85,6 +89,7 @@ fn grant(
     let recommended = [RECOMMENDED_ROLE.to_owned()];
     let words = if change.actions.is_empty() { &recommended[..] } else { &change.actions[..] };
     let granted = read_grant(words).map_err(unknown_action)?;
+    check_scope(change, model, granted.vault_read || granted.vault_write)?;
     let from = now + i64::from(state.settings.grant_delay_s);
     let vault = &mut state.vault;
     vault.drop_ended_grants(now);
@@ -103,6 +108,7 @@ fn grant(
         vault.roles.push(RoleAssignment {
             id: assignment_id,
             object_id,
+            key: change.key.clone(),
             role: words.join(", "),
             permissions,
             vault_read: granted.vault_read,
@@ -119,6 +125,7 @@ fn revoke(state: &mut State, change: &AccessChange, now: UnixSeconds) -> Result<
     let model = change.model.unwrap_or(state.vault.access_model);
     let everything = change.actions.is_empty();
     let taken = read_grant(&change.actions).map_err(unknown_action)?;
+    check_scope(change, model, taken.vault_read || taken.vault_write)?;
     let until = now + i64::from(state.settings.grant_delay_s);
     let vault = &mut state.vault;
     vault.drop_ended_grants(now);
@@ -137,7 +144,12 @@ fn revoke(state: &mut State, change: &AccessChange, now: UnixSeconds) -> Result<
             }
         }
         AccessModel::Rbac => {
-            for role in vault.roles.iter_mut().filter(|r| r.object_id == object_id && r.until.is_none()) {
+            let meant = |role: &&mut RoleAssignment| {
+                let in_scope =
+                    change.key.is_none() || (role.key.is_some() && role.covers(change.key.as_deref()));
+                role.object_id == object_id && role.until.is_none() && in_scope
+            };
+            for role in vault.roles.iter_mut().filter(meant) {
                 role.until = Some(until);
                 let mut left = RoleAssignment { from: until, until: None, ..role.clone() };
                 left.permissions.retain(|p| !everything && !taken.permissions.contains(p));
@@ -175,6 +187,19 @@ fn held(state: &State, client_id: &str, model: AccessModel, switched: bool) -> A
         switched,
         permissions: words,
         vault_read: roles().any(|r| r.vault_read),
+    }
+}
+
+/// Only data actions of role assignments go by key.
+fn check_scope(change: &AccessChange, model: AccessModel, on_the_vault: bool) -> Result<(), AdminRefusal> {
+    match (&change.key, model) {
+        (Some(_), AccessModel::Policy) => {
+            Err(AdminRefusal::Bad("an access policy holds for the whole vault, not for one key".to_owned()))
+        }
+        (Some(_), AccessModel::Rbac) if on_the_vault => Err(AdminRefusal::Bad(
+            "vaults/read and vaults/write are about the vault, not about one key".to_owned(),
+        )),
+        (Some(_) | None, _) => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::answer::Refusal;
 use crate::material::{Components, EC_BITS, Material};
 use crate::state::{
     Action, KeyChange, LifetimeAction, NewVersion, RotationPolicy, Trigger, UnixSeconds, add_duration,
+    check_times,
 };
 
 /// All that an RSA key may do, in Azure's order: what a key gets when none is named.
@@ -36,6 +37,7 @@ impl Create {
         #[derive(Deserialize)]
         struct Wire {
             kty: String,
+            crv: Option<String>,
             key_size: Option<u32>,
             key_ops: Option<Vec<String>>,
             attributes: Option<Attributes>,
@@ -46,6 +48,10 @@ impl Create {
         let is_ec = wire.kty == "EC";
         if !is_ec {
             check_kty(&wire.kty)?;
+        } else if wire.crv.as_deref().is_some_and(|curve| curve != "P-256") {
+            return Err(Refusal::BadParameter(
+                "The only curve that this development vault offers is P-256".to_owned(),
+            ));
         }
         let key_size = if is_ec { EC_BITS } else { wire.key_size.unwrap_or(2048) };
         if !is_ec && ![2048, 3072, 4096].contains(&key_size) {
@@ -159,7 +165,6 @@ pub(super) fn update(body: &[u8]) -> Result<KeyChange, Refusal> {
     }
     let wire: Wire = parse(body)?;
     let attributes = wire.attributes.unwrap_or_default();
-    check_times(attributes.nbf, attributes.exp)?;
     let key_ops = match wire.key_ops {
         Some(ops) if ops.is_empty() => Some(Vec::new()),
         Some(ops) => Some(key_ops(Some(ops))?),
@@ -301,14 +306,5 @@ fn key_ops(given: Option<Vec<String>>) -> Result<Vec<String>, Refusal> {
     match given.iter().find(|op| !ALL_KEY_OPS.contains(&op.as_str()) && *op != "import") {
         Some(unknown) => Err(Refusal::BadParameter(format!("There is no key operation {unknown:?}"))),
         None => Ok(given),
-    }
-}
-
-fn check_times(nbf: Option<UnixSeconds>, exp: Option<UnixSeconds>) -> Result<(), Refusal> {
-    match (nbf, exp) {
-        (Some(nbf), Some(exp)) if exp <= nbf => {
-            Err(Refusal::BadParameter("The expiry time must be after the not-before time".to_owned()))
-        }
-        _ => Ok(()),
     }
 }

@@ -148,6 +148,28 @@ impl Call {
         }
     }
 
+    /// The same call of the key that goes by `known(name)`.
+    pub fn with_key(mut self, known: impl FnOnce(&str) -> String) -> Self {
+        match &mut self {
+            Self::List | Self::DeletedList | Self::Restore => {}
+            Self::Versions { name }
+            | Self::Get { name, .. }
+            | Self::Create { name }
+            | Self::Import { name }
+            | Self::Update { name, .. }
+            | Self::Delete { name }
+            | Self::DeletedGet { name }
+            | Self::Recover { name }
+            | Self::Purge { name }
+            | Self::Rotate { name }
+            | Self::GetRotationPolicy { name }
+            | Self::SetRotationPolicy { name }
+            | Self::Backup { name }
+            | Self::Crypto { name, .. } => *name = known(name),
+        }
+        self
+    }
+
     /// The version it names.
     pub fn version(&self) -> Option<&str> {
         match self {

@@ -58,6 +58,19 @@ pub struct DeletedKey {
     pub scheduled_purge: UnixSeconds,
 }
 
+/// Refuses a version whose life ends before it begins.
+pub(crate) fn check_times(
+    not_before: Option<UnixSeconds>,
+    expires: Option<UnixSeconds>,
+) -> Result<(), Refusal> {
+    match (not_before, expires) {
+        (Some(not_before), Some(expires)) if expires <= not_before => {
+            Err(Refusal::BadParameter("The expiry time must be after the not-before time".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a new version starts with.
 #[derive(Debug, Clone)]
 pub struct NewVersion {
@@ -110,6 +123,13 @@ impl Key {
 }
 
 impl Vault {
+    /// The name by which the vault knows a key, live or soft-deleted: names compare without case, and a key keeps the
+    /// one that it was made with. A name that nobody has is as it is.
+    pub fn known_name(&self, name: &str) -> String {
+        let mut known = self.keys.keys().chain(self.deleted_keys.keys());
+        known.find(|known| known.eq_ignore_ascii_case(name)).map_or(name, String::as_str).to_owned()
+    }
+
     /// Finds a version of a live key.
     pub fn find(&self, name: &str, version: Option<&str>) -> Result<(&Key, &KeyVersion), Refusal> {
         let not_found =
@@ -188,18 +208,16 @@ impl Vault {
         let Some(target) = key.and_then(|k| k.versions.iter_mut().find(|v| v.version == found)) else {
             return Err(Refusal::KeyNotFound { name: name.to_owned(), version: version.map(str::to_owned) });
         };
+        let not_before = change.not_before.unwrap_or(target.not_before);
+        let expires = change.expires.unwrap_or(target.expires);
+        check_times(not_before, expires)?;
         if let Some(key_ops) = change.key_ops {
             target.key_ops = key_ops;
         }
         if let Some(enabled) = change.enabled {
             target.enabled = enabled;
         }
-        if let Some(not_before) = change.not_before {
-            target.not_before = not_before;
-        }
-        if let Some(expires) = change.expires {
-            target.expires = expires;
-        }
+        (target.not_before, target.expires) = (not_before, expires);
         if let Some(tags) = change.tags {
             target.tags = tags;
         }

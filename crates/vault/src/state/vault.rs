@@ -35,7 +35,7 @@ pub struct Vault {
     pub private_endpoints: BTreeMap<String, PrivateEndpointConnection>,
     /// Access policies, in force when `access_model` is `Policy`.
     pub policies: Vec<PolicyEntry>,
-    /// Role assignments at the vault's scope. Data actions are in force when `access_model` is `Rbac`,
+    /// Role assignments at the vault's scope or at one key's. Data actions are in force when `access_model` is `Rbac`,
     /// control-plane actions always.
     pub roles: Vec<RoleAssignment>,
     /// Live keys by name.
@@ -117,7 +117,7 @@ pub struct PolicyEntry {
     pub until: Option<UnixSeconds>,
 }
 
-/// One role assignment at the vault's scope.
+/// One role assignment at the vault's scope, or at one key's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RoleAssignment {
@@ -125,6 +125,9 @@ pub struct RoleAssignment {
     pub id: String,
     /// Whom it is for.
     pub object_id: String,
+    /// The key that it holds for; without one, all of the vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Name of the role, or `custom`.
     pub role: String,
     /// Key permissions it brings.
@@ -147,6 +150,17 @@ pub struct VaultDeletion {
     pub deleted: UnixSeconds,
     /// When it goes for good.
     pub scheduled_purge: UnixSeconds,
+}
+
+impl RoleAssignment {
+    /// Whether its scope covers a key, or with `None` the whole vault. Names compare without case.
+    pub fn covers(&self, key: Option<&str>) -> bool {
+        match (&self.key, key) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(asked)) => own.eq_ignore_ascii_case(asked),
+        }
+    }
 }
 
 impl Vault {

@@ -3,6 +3,7 @@
 // vault must be in RBAC mode with purge protection off.
 
 import assert from "node:assert/strict";
+import { constants, generateKeyPairSync, publicEncrypt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { ClientSecretCredential } from "@azure/identity";
 import { CryptographyClient, KeyClient } from "@azure/keyvault-keys";
@@ -85,6 +86,20 @@ assert.deepEqual(new Uint8Array((await versionless.unwrapKey("RSA-OAEP-256", byN
 const damaged = Uint8Array.from(byName.result);
 damaged[100] ^= 1;
 await refused(() => crypto(second.id).unwrapKey("RSA-OAEP-256", damaged), 400, "BadParameter");
+
+// Import: what the outside key seals, the vault opens.
+const pair = generateKeyPairSync("rsa", { modulusLength: 3072 });
+const jwk = pair.privateKey.export({ format: "jwk" });
+const octets = (text) => new Uint8Array(Buffer.from(text, "base64url"));
+const imported = await keys.importKey("js-imported", {
+  kty: "RSA",
+  keyOps: ["wrapKey", "unwrapKey"],
+  ...Object.fromEntries(["n", "e", "d", "p", "q", "dp", "dq", "qi"].map((name) => [name, octets(jwk[name])])),
+});
+assert.deepEqual(new Uint8Array(imported.key.n), octets(jwk.n));
+const padding = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" };
+const outside = new Uint8Array(publicEncrypt({ key: pair.publicKey, ...padding }, secret));
+assert.deepEqual(new Uint8Array((await crypto(imported.id).unwrapKey("RSA-OAEP-256", outside)).result), secret);
 
 // Rotation and its policy.
 const policy = await keys.updateKeyRotationPolicy("js-key", {

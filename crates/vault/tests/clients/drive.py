@@ -23,7 +23,7 @@ from azure.keyvault.keys import KeyRotationPolicyAction, KeyType
 from azure.keyvault.keys.crypto import CryptographyClient, EncryptionAlgorithm, KeyWrapAlgorithm
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 vault = json.load(open(sys.argv[1]))
 ca = vault["caFile"]
@@ -122,34 +122,34 @@ refused(
 )
 
 # Import: the vault opens what the imported key seals, and the same numbers come back.
-pair = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-numbers = pair.private_numbers()
-
-
 def octets(number):
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
-imported = keys.import_key(
-    "py-imported",
-    JsonWebKey(
-        kty="RSA",
-        key_ops=["encrypt", "decrypt", "wrapKey", "unwrapKey"],
-        n=octets(numbers.public_numbers.n),
-        e=octets(numbers.public_numbers.e),
-        d=octets(numbers.d),
-        p=octets(numbers.p),
-        q=octets(numbers.q),
-        dp=octets(numbers.dmp1),
-        dq=octets(numbers.dmq1),
-        qi=octets(numbers.iqmp),
-    ),
-)
-assert imported.key.n == octets(numbers.public_numbers.n)
-client = crypto(imported.id, credential)
-assert client.unwrap_key(
-    KeyWrapAlgorithm.rsa_oaep_256, client.wrap_key(KeyWrapAlgorithm.rsa_oaep_256, secret).encrypted_key
-).key == secret
+for size in (2048, 3072, 4096):
+    pair = rsa.generate_private_key(public_exponent=65537, key_size=size)
+    numbers = pair.private_numbers()
+    imported = keys.import_key(
+        "py-imported",
+        JsonWebKey(
+            kty="RSA",
+            key_ops=["encrypt", "decrypt", "wrapKey", "unwrapKey"],
+            n=octets(numbers.public_numbers.n),
+            e=octets(numbers.public_numbers.e),
+            d=octets(numbers.d),
+            p=octets(numbers.p),
+            q=octets(numbers.q),
+            dp=octets(numbers.dmp1),
+            dq=octets(numbers.dmq1),
+            qi=octets(numbers.iqmp),
+        ),
+    )
+    assert imported.key.n == octets(numbers.public_numbers.n)
+    # What somebody else seals under the public key, the vault opens.
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+    sealed = pair.public_key().encrypt(secret, oaep)
+    assert crypto(imported.id, credential).unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, sealed).key == secret
+assert len(list(keys.list_properties_of_key_versions("py-imported"))) == 3
 
 # Rotation and its policy.
 policy = keys.update_key_rotation_policy(
