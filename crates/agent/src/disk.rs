@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod node;
 
 use std::{
     ffi::OsString,
@@ -14,15 +15,25 @@ use std::{
     path::Path,
 };
 
+pub use node::NodeDisk;
+
+use crate::folder::{Folder, FolderError, Trust};
+
 /// A file system.
 ///
 /// Only what was followed by [`Disk::sync_file`] (contents) or [`Disk::sync_dir`] (names) outlasts a power cut.
 pub trait Disk: Send + Sync + 'static {
     /// The whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// As [`Disk::read`], for a file that somebody else writes: it may hold no more than `limit` bytes.
+    fn read_at_most(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let bytes = self.read(path)?;
+        if bytes.len() as u64 > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
     /// As [`Disk::read`], but past the page cache where the system allows it.
     fn read_back(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// Creates the file (mode 0600) or cuts it off, and writes `bytes`.
+    /// Makes the file (mode 0600) with `bytes`. A file that had the name loses it: what it holds is not touched, for
+    /// it may have another name.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Waits until the file's content is on stable storage.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
@@ -42,6 +53,10 @@ pub trait Disk: Send + Sync + 'static {
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
     /// Takes an empty folder away.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// keyward's own folder at `path`, for what works in it name by name.
+    fn own_folder(&self, path: &Path, trust: Trust) -> Result<Folder, FolderError> {
+        Folder::open_own(path, trust)
+    }
 }
 
 /// A name in a folder.
@@ -64,7 +79,7 @@ pub enum EntryKind {
     File,
 }
 
-/// The host's file system.
+/// The host's file system, by paths: for folders that nobody but the agent changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostDisk;
 
@@ -83,15 +98,8 @@ impl Disk for HostDisk {
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        // Never through a link: `.keyward` stands in a folder of the database's user.
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)?;
-        file.write_all(bytes)
+        remove_if_there(self, path)?;
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {

@@ -40,7 +40,7 @@ pub(crate) use write_lock::{WriteLock, WriteLockError};
 
 use crate::{
     config::{Config, EngineConfig, EngineKind},
-    folder::{Folder, FolderError, Trust},
+    folder::{Folder, FolderError, Trust, refusal},
     node::chain,
     preflight::Finding,
 };
@@ -309,8 +309,8 @@ impl EngineError {
                 "run the agent as root, or the engine under the agent's own user".to_owned()
             }
             Self::BootId(_) => "mount /proc".to_owned(),
-            Self::Log { .. } | Self::Directory { .. } | Self::Medium { .. } => {
-                "check the path, its owner and its mode".to_owned()
+            Self::Log { source, .. } | Self::Directory { source, .. } | Self::Medium { source, .. } => {
+                refusal(source).map_or("check the path, its owner and its mode", FolderError::hint).to_owned()
             }
             Self::Library { .. } => {
                 "check `encryptor` in the agent's file, and the space in state_dir".to_owned()

@@ -12,11 +12,15 @@
 //!
 //! Where the database runs under the agent's own user nothing is to be gained by a link, and owners do not
 //! matter.
+//!
+//! keyward's own folder there is opened once, and stays the one that was opened ([`OwnFolder`]).
+
+mod own;
 
 use std::{
     ffi::{CStr, OsStr, OsString},
     fs::{File, Metadata, Permissions},
-    io,
+    io::{self, Read as _, Write as _},
     os::unix::{
         ffi::OsStringExt as _,
         fs::{MetadataExt as _, PermissionsExt as _, fchown},
@@ -25,8 +29,11 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, readlinkat, renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, linkat, mkdirat, openat, readlinkat,
+    renameat, statat, unlinkat,
 };
+
+pub use own::OwnFolder;
 
 use crate::{
     config::EngineConfig,
@@ -34,7 +41,7 @@ use crate::{
 };
 
 /// No database lies deeper.
-const DEEPEST: usize = 32;
+pub const DEEPEST: usize = 32;
 
 /// Why something in a folder was not touched.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +75,17 @@ pub enum FolderError {
         /// Whose it should be.
         expected: u32,
     },
-    /// Where keyward's own folder should be there is something that the database's user made.
-    #[error("{} is not the agent's own folder: the database's user made it", .0.display())]
-    NotOwn(PathBuf),
+    /// Where keyward's own folder should be there is something else.
+    #[error("{} is not the agent's own folder: {why}", path.display())]
+    NotOwn {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is there, or what became of it.
+        why: String,
+    },
+    /// Another agent works in it.
+    #[error("another agent works on {}", .0.display())]
+    Locked(PathBuf),
     /// A pipe, a device, or something that became one.
     #[error("{} is no plain file", .0.display())]
     NotPlain(PathBuf),
@@ -92,7 +107,13 @@ impl FolderError {
             Self::Owner { .. } => {
                 "chown it to the database's user, if it is the database's; else find out how it came there"
             }
-            Self::NotOwn(_) => "find out who moved the agent's own folder away, and put it back",
+            Self::NotOwn { .. } => {
+                "nothing was written there and nothing believed: the agent's own folder holds the node's keys, so \
+                 do not delete it. Find out who moved it, move away what stands in its place, and move it back, \
+                 with the agent's user as its owner and writable for nobody else; if the folder that is there now is \
+                 the right one, restart the agent"
+            }
+            Self::Locked(_) => "stop the other agent, or give this one a data_path and state_dir of its own",
             Self::NotPlain(_) | Self::TooDeep(_) => "a database writes nothing of the kind: move it away",
         }
     }
@@ -109,11 +130,17 @@ impl From<FolderError> for io::Error {
             FolderError::Io { source, .. } => source,
             refused @ (FolderError::Link { .. }
             | FolderError::Owner { .. }
-            | FolderError::NotOwn(_)
+            | FolderError::NotOwn { .. }
+            | FolderError::Locked(_)
             | FolderError::NotPlain(_)
             | FolderError::TooDeep(_)) => Self::other(refused),
         }
     }
+}
+
+/// What of an error of a file system is a refusal of ours.
+pub fn refusal(error: &io::Error) -> Option<&FolderError> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 /// Whose files are opened.
@@ -164,6 +191,11 @@ impl Trust {
 
     fn apart(self) -> bool {
         self.agent != self.database
+    }
+
+    /// Whether a folder of `uid` can be keyward's own.
+    fn is_own_of(self, uid: u32) -> bool {
+        !self.apart() || uid == self.agent || uid == 0
     }
 
     /// Whether a link that `uid` made is followed.
@@ -225,20 +257,45 @@ impl Folder {
     }
 
     /// Opens keyward's own folder, which stands in one that the database's user may change. It is no link,
-    /// and not that user's.
+    /// the agent's, and nobody else may write to it.
     pub fn open_own(path: &Path, trust: Trust) -> Result<Self, FolderError> {
         let opened = rustix::fs::open(path, TO_LIST | OFlags::NOFOLLOW, Mode::empty());
-        let opened = match opened {
-            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                return Err(FolderError::NotOwn(path.to_owned()));
-            }
-            opened => opened.map_err(failed(path, "opened"))?,
+        Self::own(opened.map_err(not_own(path))?.into(), path, trust)
+    }
+
+    /// As [`Folder::open_own`], by its name in this one.
+    fn own_folder(&self, name: &OsStr, trust: Trust) -> Result<Self, FolderError> {
+        let path = self.path.join(name);
+        let opened = openat(&self.file, name, TO_LIST | OFlags::NOFOLLOW, Mode::empty());
+        Self::own(opened.map_err(not_own(&path))?.into(), &path, trust)
+    }
+
+    fn own(file: File, path: &Path, trust: Trust) -> Result<Self, FolderError> {
+        const WRITABLE_FOR_OTHERS: u32 = 0o022;
+        let folder = Self { file, path: path.to_owned() };
+        let found = folder.metadata()?;
+        let why = if !trust.is_own_of(found.uid()) {
+            format!("user {} owns it, and the agent's is {}", found.uid(), trust.agent)
+        } else if found.mode() & WRITABLE_FOR_OTHERS != 0 {
+            format!("others may write to it (mode {:04o})", found.mode() & 0o7777)
+        } else {
+            return Ok(folder);
         };
-        let folder = Self { file: opened.into(), path: path.to_owned() };
-        if trust.apart() && folder.metadata()?.uid() == trust.database {
-            return Err(FolderError::NotOwn(folder.path));
+        Err(FolderError::NotOwn { path: folder.path, why })
+    }
+
+    /// Takes the lock of this folder. Fails at once when another agent has it.
+    pub fn lock(&self) -> Result<FolderLock, FolderError> {
+        let path = self.path.join("lock");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file: File = openat(&self.file, "lock", flags, Mode::RUSR | Mode::WUSR)
+            .map_err(failed(&path, "opened"))?
+            .into();
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(FolderLock { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(FolderError::Locked(self.path.clone())),
+            Err(errno) => Err(failed(&path, "locked")(errno)),
         }
-        Ok(folder)
     }
 
     /// As it was named, for messages.
@@ -280,6 +337,33 @@ impl Folder {
         }
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(entries)
+    }
+
+    /// Device and number: the same for the same folder, whatever it is called.
+    fn id(&self) -> Result<(u64, u64), FolderError> {
+        let found = self.metadata()?;
+        Ok((found.dev(), found.ino()))
+    }
+
+    /// Whether something has that name.
+    pub fn has(&self, name: &OsStr) -> Result<bool, FolderError> {
+        match statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed(&self.path.join(name), "looked for")(errno)),
+        }
+    }
+
+    /// The folder of that name in it, and no link.
+    pub fn real_folder(&self, name: &OsStr) -> Result<Self, FolderError> {
+        let path = self.path.join(name);
+        match openat(&self.file, name, TO_LIST | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(opened) => Ok(Self { file: opened.into(), path }),
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                Err(FolderError::Link { path, why: "a folder was expected there".to_owned() })
+            }
+            Err(errno) => Err(failed(&path, "opened")(errno)),
+        }
     }
 
     /// The folder of that name in it: a real one, or one behind a link that is followed.
@@ -375,6 +459,75 @@ impl Folder {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = openat(&self.file, name, flags, Mode::RUSR | Mode::WUSR);
         Ok(made.map_err(failed(&self.path.join(name), "made"))?.into())
+    }
+
+    /// Everything that the plain file of that name holds.
+    pub fn read(&self, name: &OsStr) -> Result<Vec<u8>, FolderError> {
+        self.content(name, &mut self.file(name, Trust::own())?)
+    }
+
+    /// As [`Folder::read`], for a file that somebody else writes: it may hold no more than `limit` bytes.
+    pub fn read_at_most(&self, name: &OsStr, limit: u64, trust: Trust) -> Result<Vec<u8>, FolderError> {
+        let mut bytes = Vec::new();
+        let read = self.file(name, trust)?.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+        let read = read.and_then(|read| match u64::try_from(read) {
+            Ok(read) if read <= limit => Ok(()),
+            Ok(_) | Err(_) => Err(io::ErrorKind::FileTooLarge.into()),
+        });
+        read.map_err(|source| io_error(&self.path.join(name), "read", source))?;
+        Ok(bytes)
+    }
+
+    /// As [`Folder::read`], but past the page cache where the system allows it.
+    pub fn read_back(&self, name: &OsStr) -> Result<Vec<u8>, FolderError> {
+        let mut file = self.file(name, Trust::own())?;
+        // Only advice: some file systems ignore it, none fails a read for it.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        self.content(name, &mut file)
+    }
+
+    fn content(&self, name: &OsStr, file: &mut File) -> Result<Vec<u8>, FolderError> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|source| io_error(&self.path.join(name), "read", source))?;
+        Ok(bytes)
+    }
+
+    /// Makes the file of that name, readable by the agent's user alone, with `bytes`. A file that had the name
+    /// loses it, and keeps what it holds.
+    pub fn write(&self, name: &OsStr, bytes: &[u8]) -> Result<(), FolderError> {
+        match unlinkat(&self.file, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(failed(&self.path.join(name), "replaced")(errno)),
+        }
+        let written = self.create(name)?.write_all(bytes);
+        written.map_err(|source| io_error(&self.path.join(name), "written", source))
+    }
+
+    /// Waits until the content of the file of that name is on stable storage.
+    pub fn sync_file(&self, name: &OsStr) -> Result<(), FolderError> {
+        let synced = self.file(name, Trust::own())?.sync_all();
+        synced.map_err(|source| io_error(&self.path.join(name), "synced", source))
+    }
+
+    /// Gives the file of that name a second one.
+    pub fn link(&self, from: &OsStr, to: &OsStr) -> Result<(), FolderError> {
+        let linked = linkat(&self.file, from, &self.file, to, AtFlags::empty());
+        linked.map_err(failed(&self.path.join(to), "linked"))
+    }
+
+    /// Gives what has that name another one, in place of whatever had it.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> Result<(), FolderError> {
+        renameat(&self.file, from, &self.file, to).map_err(failed(&self.path.join(to), "renamed"))
+    }
+
+    /// Takes away the name of a file or a link.
+    pub fn remove_file(&self, name: &OsStr) -> Result<(), FolderError> {
+        unlinkat(&self.file, name, AtFlags::empty()).map_err(failed(&self.path.join(name), "removed"))
+    }
+
+    /// Takes an empty folder away.
+    pub fn remove_empty(&self, name: &OsStr) -> Result<(), FolderError> {
+        unlinkat(&self.file, name, AtFlags::REMOVEDIR).map_err(failed(&self.path.join(name), "removed"))
     }
 
     /// Opens the file of that name to add to it, made where it is missing.
@@ -563,6 +716,13 @@ impl Folder {
     }
 }
 
+/// The lock of a folder, for as long as it lives.
+#[derive(Debug)]
+pub struct FolderLock {
+    /// The lock goes with the descriptor.
+    _file: File,
+}
+
 /// The refusal of a link where a file should be.
 pub fn file_link(path: PathBuf) -> FolderError {
     FolderError::Link { path, why: "files are not opened through links".to_owned() }
@@ -574,6 +734,17 @@ fn own_name(name: &CStr) -> OsString {
 
 fn io_error(path: &Path, what: &'static str, source: io::Error) -> FolderError {
     FolderError::Io { path: path.to_owned(), what, source }
+}
+
+/// A link or a file where keyward's own folder should be is a refusal.
+fn not_own(path: &Path) -> impl FnOnce(rustix::io::Errno) -> FolderError {
+    let path = path.to_owned();
+    move |errno| match errno {
+        rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => {
+            FolderError::NotOwn { path, why: "a link or a file stands there".to_owned() }
+        }
+        errno => failed(&path, "opened")(errno),
+    }
 }
 
 fn failed(path: &Path, what: &'static str) -> impl FnOnce(rustix::io::Errno) -> FolderError {

@@ -28,9 +28,14 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
-    disk::{Disk, read_if_there},
+    disk::Disk,
+    folder::{FolderError, refusal},
     keystore::{Found, KeystoreFile, KeystoreFileError, Stored},
 };
+
+/// No journal is longer, in bytes: the next start of the engine takes it in and begins a new one. Its writer is the
+/// database's user.
+pub(crate) const LONGEST_JOURNAL: u64 = 64 << 20;
 
 /// Why a step was not made.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +73,13 @@ impl KeyringError {
             Self::Keystore(error) => error.hint(),
             Self::Secret(error) => error.hint(),
             Self::NotHeld => "wait until the customer key answers; `keyward node status` says when",
-            Self::Journal { .. } => "check owner, permissions and health of that path",
+            Self::Journal { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+                "it is far longer than an engine's encryptor makes it, and was not read: find out who did that, move \
+                 it away, and start the node"
+            }
+            Self::Journal { source, .. } => {
+                refusal(source).map_or("check owner, permissions and health of that path", FolderError::hint)
+            }
         }
         .to_owned()
     }
@@ -383,7 +394,7 @@ impl Keyring {
     pub fn bytes(&self) -> Result<Vec<u8>, KeyringError> {
         let _one_at_a_time = self.lock();
         let path = self.file.path();
-        self.disk.read(&path).map_err(|source| KeystoreFileError::Io { path, what: "read", source }.into())
+        self.disk.read(&path).map_err(|source| KeystoreFileError::of_disk(path, "read", source).into())
     }
 
     /// The highest generation ever seen of this node.
@@ -432,9 +443,10 @@ impl Keyring {
     }
 
     fn take_in_journal(&self, content: &mut Content, now: Timestamp) -> Result<(), KeyringError> {
-        let bytes = read_if_there(&*self.disk, &self.journal)
-            .map_err(self.journal_error("read"))?
-            .unwrap_or_default();
+        let bytes = match self.disk.read_at_most(&self.journal, LONGEST_JOURNAL) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(self.journal_error("read"))?,
+        };
         let open = open_mut(content)?;
         let journal = decode_assignments(&bytes, |id| open.database_key(id).ok());
         *self.rejected.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -567,5 +579,7 @@ fn open_mut(content: &mut Content) -> Result<&mut OpenKeystore, KeyringError> {
 mod crash;
 #[cfg(test)]
 pub(crate) mod doubles;
+#[cfg(test)]
+mod moved_away;
 #[cfg(test)]
 mod refusals;

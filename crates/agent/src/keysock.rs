@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many connections of other users are listened to at a time: where the engine has a user of its own, every user
 /// of the host may connect, and the agent needs its descriptors to ask the vault.
 const STRANGERS: usize = 8;
+/// How many of the engine's user, where that is not the agent's: an engine has one for each WiredTiger in it, and may
+/// be in wrong hands.
+const OF_ENGINE: usize = 64;
 /// How long a connection may stay silent before its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -70,9 +73,9 @@ pub fn listen(path: &Path, shared: bool) -> io::Result<UnixListener> {
 /// Serves encryptors until `shutdown`.
 pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let (strangers, of_engine) = (Arc::new(Semaphore::new(STRANGERS)), Arc::new(Semaphore::new(OF_ENGINE)));
     let engine_uid = node.config().engine.user.as_deref().and_then(|user| Some(user_ids(user).ok()?.0));
-    let known = [engine_uid, Some(rustix::process::geteuid().as_raw()), Some(0)];
+    let unlimited = [rustix::process::geteuid().as_raw(), 0];
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -80,11 +83,12 @@ pub async fn serve(listener: UnixListener, node: NodeHandle, shutdown: Cancellat
         };
         match accepted {
             Ok((stream, _)) => {
-                let peer = stream.peer_cred().ok();
-                let permit = if peer.is_some_and(|peer| known.contains(&Some(peer.uid()))) {
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                let permit = if uid.is_some_and(|uid| unlimited.contains(&uid)) {
                     None
                 } else {
-                    let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else { continue };
+                    let room = if uid.is_some() && uid == engine_uid { &of_engine } else { &strangers };
+                    let Ok(permit) = Arc::clone(room).try_acquire_owned() else { continue };
                     Some(permit)
                 };
                 let (node, shutdown) = (node.clone(), shutdown.clone());

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! It must never overwrite a file that it does not understand, make a new keystore where there was one, or go back
-//! behind the generation that `state_dir` remembers. A restore keeps what it replaces as `keystore.replaced-N`: the data
+//! behind the generation that `state_dir` remembers, nor go where somebody put another folder in the place of its own
+//! ([`crate::disk::NodeDisk`] sees to that). A restore keeps what it replaces as `keystore.replaced-N`: the data
 //! of an earlier node may lie elsewhere, and be unreadable without it.
 
 use std::{
@@ -26,6 +27,7 @@ use keyward_keys::{
 use crate::{
     canaries::Canaries,
     disk::{Disk, read_if_there, remove_if_there},
+    folder::FolderError,
     memory::{Claim, Memory, MemoryError},
     node::chain,
 };
@@ -46,6 +48,17 @@ pub enum KeystoreFileError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// keyward's own folder is not the agent's any more, or is none of its own.
+    #[error("the keystore {path} could not be {what}")]
+    Folder {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        what: &'static str,
+        /// What is there instead.
+        #[source]
+        source: FolderError,
     },
     /// `state_dir` failed.
     #[error("the agent's memory of this node could not be used")]
@@ -120,6 +133,14 @@ pub enum KeystoreFileError {
 }
 
 impl KeystoreFileError {
+    /// What the disk said.
+    pub(crate) fn of_disk(path: PathBuf, what: &'static str, source: io::Error) -> Self {
+        match source.downcast::<FolderError>() {
+            Ok(source) => Self::Folder { path, what, source },
+            Err(source) => Self::Io { path, what, source },
+        }
+    }
+
     /// What to do next.
     pub fn hint(&self) -> String {
         let text = match self {
@@ -130,6 +151,7 @@ impl KeystoreFileError {
                 "make that disk writable and repeat; nothing was overwritten"
             }
             Self::Io { .. } => "check owner, permissions and health of that path; nothing was overwritten",
+            Self::Folder { source, .. } => source.hint(),
             Self::Memory(error) => error.hint(),
             Self::Unreadable { path, previous: Some(previous), .. }
             | Self::Forged { path, previous: Some(previous), .. } => {
@@ -272,7 +294,7 @@ impl KeystoreFile {
         let written = disk.write(&next, after.bytes()).and_then(|()| disk.sync_file(&next));
         if let Err(source) = written {
             let _ = disk.remove(&next);
-            return Err(KeystoreFileError::Io { path: main, what: "written", source });
+            return Err(self.io("written")(source));
         }
         if before.is_some() {
             remove_if_there(disk, &previous).map_err(self.io("replaced"))?;
@@ -507,6 +529,6 @@ impl KeystoreFile {
 
     fn io(&self, what: &'static str) -> impl FnOnce(io::Error) -> KeystoreFileError {
         let path = self.path();
-        move |source| KeystoreFileError::Io { path, what, source }
+        move |source| KeystoreFileError::of_disk(path, what, source)
     }
 }

@@ -30,15 +30,17 @@ mod wrap;
 use std::{io, path::PathBuf, sync::Arc};
 
 use keyward_kms::{KeyService, azure::AzureKeyService};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 pub use clock::Clock;
 
 use crate::{
     config::Config,
-    disk::{Disk as _, HostDisk},
+    disk::{Disk as _, HostDisk, NodeDisk},
     engine::EngineError,
-    memory::{DirLock, MemoryError},
+    folder::{Folder, FolderError, Trust},
+    memory::MemoryError,
     node::{NodeError, NodeHandle, Parts},
 };
 
@@ -54,7 +56,10 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
-    /// A lock, or the agent's memory.
+    /// keyward's own folder in the data path, or the lock of one of the two.
+    #[error("the node's folders cannot be used")]
+    Own(#[from] FolderError),
+    /// The agent's memory.
     #[error("the node's folders cannot be used")]
     Memory(#[from] MemoryError),
     /// The database process' settings.
@@ -63,6 +68,9 @@ pub enum RunError {
     /// The node.
     #[error("the node cannot be opened")]
     Node(#[from] NodeError),
+    /// A task that must run as long as the agent ended by itself.
+    #[error("a task of the agent ended by itself")]
+    Died,
     /// A socket.
     #[error("{what} cannot be served")]
     Listen {
@@ -79,9 +87,13 @@ impl RunError {
     pub fn hint(&self) -> String {
         match self {
             Self::Folder { .. } => "check that it exists, and its owner and permissions".to_owned(),
+            Self::Own(error) => error.hint().to_owned(),
             Self::Memory(error) => error.hint().to_owned(),
             Self::Engine(error) => error.hint().to_owned(),
             Self::Node(error) => error.hint(),
+            Self::Died => {
+                "see the log and report it; the database runs on, so start the agent again".to_owned()
+            }
             Self::Listen { .. } => "check that nothing else uses it, and the folder's permissions".to_owned(),
         }
     }
@@ -90,20 +102,27 @@ impl RunError {
 /// Runs the agent until `shutdown`. The database runs on afterwards, unless the operator had it stopped.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     protect_process();
-    let disk = HostDisk;
     let folder = |path: PathBuf| move |source| RunError::Folder { path, source };
-    for dir in [&config.state_dir, &config.keyward_dir()] {
-        disk.create_dir(dir).map_err(folder(dir.clone()))?;
-    }
+    HostDisk.create_dir(&config.state_dir).map_err(folder(config.state_dir.clone()))?;
     // For as long as the agent lives: one agent per data path, and per memory of a node.
-    let _data_lock = DirLock::take(&config.keyward_dir())?;
-    let _state_lock = DirLock::take(&config.state_dir)?;
+    let _state_lock = Folder::open(&config.state_dir)?.lock()?;
+    let disk = Arc::new(NodeDisk::open(&config.keyward_dir(), Trust::data_path(&config.engine)?)?);
+    let _let_go = LetGo(Arc::clone(&disk));
     let clock = Clock::open().map_err(folder(PathBuf::from("/proc/sys/kernel/random/boot_id")))?;
     let engine = engine::open(&config)?;
     let make_service: node::MakeService =
         Arc::new(|azure| Ok(Arc::new(AzureKeyService::new(azure.clone())?) as Arc<dyn KeyService>));
-    let parts = Parts { make_service, engine, disk: Arc::new(disk), clock };
+    let parts = Parts { make_service, engine, disk, clock };
     serve(config, parts, shutdown).await
+}
+
+/// At the agent's end its folder is free, whatever task still has the disk.
+struct LetGo(Arc<NodeDisk>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// The agent without the locks and the real parts.
@@ -120,28 +139,48 @@ pub async fn serve(config: Config, parts: Parts, shutdown: CancellationToken) ->
     let admin = admin::server::listen(&admin_socket).map_err(listening(admin_what.clone()))?;
 
     let link = link::Link::open(node.clone())?;
-    let tasks = TaskTracker::new();
-    tasks.spawn(link.clone().run(shutdown.clone()));
-    tasks.spawn(keysock::serve(keys, node.clone(), shutdown.clone()));
-    tasks.spawn(watchdog(node.clone(), shutdown.clone()));
+    let mut standing = JoinSet::new();
+    standing.spawn(link.clone().run(shutdown.clone()));
+    standing.spawn(keysock::serve(keys, node.clone(), shutdown.clone()));
+    standing.spawn(watchdog(node.clone(), shutdown.clone()));
     if let Some(listen) = metrics {
         let (node, shutdown) = (node.clone(), shutdown.clone());
-        tasks.spawn(async move {
+        standing.spawn(async move {
             if let Err(error) = metrics::serve(listen, node, shutdown).await {
                 tracing::error!("metrics on {listen} are not served: {error}");
             }
         });
     }
-    let deciding = tasks.spawn(shell.run(shutdown.clone()));
+    standing.spawn(shell.run(shutdown.clone()));
     notify::ready();
-    let served = admin::server::serve(admin, node, link, shutdown.clone()).await;
+    let serving = admin::server::serve(admin, node, link, shutdown.clone());
+    tokio::pin!(serving);
+    // An agent of which a part has ended is of no use: whoever looks after it starts it anew, and it finds its database
+    // again.
+    let served = tokio::select! {
+        served = &mut serving => served.map_err(listening(admin_what)),
+        () = died(&mut standing) => {
+            tracing::error!("a task of the agent ended by itself: the agent ends");
+            shutdown.cancel();
+            let _ = serving.await;
+            Err(RunError::Died)
+        }
+    };
     shutdown.cancel();
     notify::stopping();
-    let _ = deciding.await;
-    tasks.close();
-    tasks.wait().await;
+    while standing.join_next().await.is_some() {}
     let _ = std::fs::remove_file(&admin_socket);
-    served.map_err(listening(admin_what))
+    served
+}
+
+/// Waits until one of `standing` has panicked.
+async fn died(standing: &mut JoinSet<()>) {
+    while let Some(ended) = standing.join_next().await {
+        if ended.is_err() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Keeps keys out of core files and, as far as the host allows, out of swap.

@@ -4,8 +4,7 @@
 //! to find the engine again. Nothing here is secret; losing it is told, never papered over.
 
 use std::{
-    fs, io,
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -77,9 +76,6 @@ pub enum MemoryError {
         #[source]
         source: serde_json::Error,
     },
-    /// Another agent holds the lock.
-    #[error("another agent works on {0}")]
-    Locked(PathBuf),
 }
 
 impl MemoryError {
@@ -95,9 +91,6 @@ impl MemoryError {
             MemoryError::Io { .. } => "check owner, permissions and health of that path",
             MemoryError::Damaged { .. } => {
                 "nothing was overwritten; take the file from a backup, or remove it and run `keyward node approve`"
-            }
-            MemoryError::Locked(_) => {
-                "stop the other agent, or give this one a data_path and state_dir of its own"
             }
         }
     }
@@ -263,32 +256,6 @@ impl Memory {
 
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An exclusive lock on a folder, for as long as it lives.
-#[derive(Debug)]
-pub struct DirLock(#[expect(dead_code, reason = "the lock goes with the descriptor")] fs::File);
-
-impl DirLock {
-    /// Locks `dir/lock`. Fails at once when another process holds it.
-    pub fn take(dir: &Path) -> Result<Self, MemoryError> {
-        let path = dir.join("lock");
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            // One of the folders is `.keyward`, in a folder of the database's user.
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(io_error(&path, "opened"))?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(MemoryError::Locked(dir.to_owned())),
-            Err(errno) => Err(MemoryError::Io { path, what: "locked", source: errno.into() }),
-        }
     }
 }
 

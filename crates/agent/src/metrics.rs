@@ -9,6 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
@@ -23,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::listener::FewConnections;
 use crate::node::NodeHandle;
+
+/// How long answers that were begun may take once the agent ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Serves `/metrics` on `listen` until `shutdown`.
 ///
@@ -40,9 +44,18 @@ pub async fn serve(listen: SocketAddr, node: NodeHandle, shutdown: CancellationT
     let metrics = Arc::new(Mutex::new(Metrics::new()));
     let watching = tokio::spawn(watch(node.clone(), Arc::clone(&metrics), shutdown.clone()));
     let app = Router::new().route("/metrics", get(page)).with_state((node, metrics));
-    let served = axum::serve(FewConnections::of(listener), app)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await;
+    let serving = axum::serve(FewConnections::of(listener), app)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
+        .into_future();
+    // Whoever has said half a request must not keep the agent from ending.
+    let ended = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        () = ended => Ok(()),
+    };
     watching.abort();
     served
 }

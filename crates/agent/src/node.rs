@@ -82,7 +82,6 @@ struct Inner {
     events: mpsc::UnboundedSender<Posted>,
     shared: Mutex<Shared>,
     changed: watch::Sender<u64>,
-    probe_now: tokio::sync::Notify,
     remembering: Mutex<()>,
     operation: Arc<tokio::sync::Mutex<()>>,
     holding: Arc<tokio::sync::Mutex<()>>,
@@ -188,7 +187,6 @@ impl NodeHandle {
             events,
             shared: Mutex::new(shared),
             changed: watch::Sender::new(0),
-            probe_now: tokio::sync::Notify::new(),
             remembering: Mutex::default(),
             operation: Arc::default(),
             holding: Arc::default(),
@@ -580,10 +578,11 @@ impl NodeHandle {
         if after.judgement.verdict != before.judgement.verdict {
             tracing::info!(verdict = ?after.judgement.verdict, ?class, "the verdict changed: {}", class.text());
         }
+        // Heard first: a disk that hangs must not keep a revocation from being obeyed.
+        self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
         if after != before {
             self.remember_judged();
         }
-        self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
     }
 
     /// Writes down the judgement as it is by now: of two that follow each other closely the later one stays.
@@ -689,6 +688,8 @@ fn key_socket(config: &Config) -> PathBuf {
 
 #[cfg(test)]
 pub(crate) mod doubles;
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod symlink_tests;
 #[cfg(test)]

@@ -75,6 +75,10 @@ pub struct Proof {
     pub file_results: Vec<FileResult>,
     /// What could not be searched.
     pub skipped: Vec<Skipped>,
+    /// What the engine has open besides, and why it was not searched: it is no file on a disk, and no reason to
+    /// doubt the verdict.
+    #[serde(default)]
+    pub passed_over: Vec<Skipped>,
     /// What is kept off the disk, and how.
     pub kept: Vec<Kept>,
 }
@@ -273,6 +277,7 @@ fn sum_up(markers: &Markers, written: Written, found: search::Found) -> Proof {
         journal,
         file_results: found.files,
         skipped: found.skipped,
+        passed_over: found.passed_over,
         kept: Vec::new(),
     }
 }

@@ -179,7 +179,8 @@ impl From<FolderError> for SnapshotError {
             FolderError::Io { path, source, .. } => Self::File { path, source },
             refused @ (FolderError::Link { .. }
             | FolderError::Owner { .. }
-            | FolderError::NotOwn(_)
+            | FolderError::NotOwn { .. }
+            | FolderError::Locked(_)
             | FolderError::NotPlain(_)
             | FolderError::TooDeep(_)) => Self::Folder(refused),
         }

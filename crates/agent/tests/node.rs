@@ -178,7 +178,7 @@ async fn a_second_agent_on_the_data_path_refuses() -> Result<()> {
     let refused = keyward_agent::run(second, tokio_util::sync::CancellationToken::new()).await;
     let error = refused.unwrap_err();
     assert!(
-        matches!(error, keyward_agent::RunError::Memory(keyward_agent::memory::MemoryError::Locked(_))),
+        matches!(error, keyward_agent::RunError::Own(keyward_agent::folder::FolderError::Locked(_))),
         "{error:?}"
     );
     assert!(connect(&config.admin_socket).await.is_ok());

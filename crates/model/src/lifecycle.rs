@@ -83,8 +83,9 @@ pub enum Event {
 pub enum UnlockFailure {
     /// The customer's side said no.
     Refused(Class),
-    /// Nobody said anything definite: try again.
-    Unavailable(Class),
+    /// Nobody said anything definite: try again. All that is known of it is in the sentence: who was asked, what came
+    /// back, what stood in the way.
+    Unavailable(String),
     /// Trying again is of no use (keystore missing, damaged, replayed): what to do is in the sentence.
     Broken(String),
 }
@@ -128,7 +129,7 @@ pub enum Keys {
         /// Failed attempts.
         attempt: u32,
         /// What the last one saw.
-        class: Class,
+        text: String,
     },
     /// The engine runs, but the keystore cannot be opened at all.
     Broken(String),
@@ -266,10 +267,9 @@ impl Lifecycle {
                     Keys::Absent | Keys::Unlocking { .. } => {
                         "the engine runs; the master key is being asked for".to_owned()
                     }
-                    Keys::Retrying { class, .. } => {
-                        format!("the engine runs; the agent has no master key: {}", class.text())
+                    Keys::Retrying { text, .. } | Keys::Broken(text) => {
+                        format!("the engine runs; the agent has no master key: {text}")
                     }
-                    Keys::Broken(text) => format!("the engine runs; the agent has no master key: {text}"),
                 };
             }
             EnginePhase::Spawning { .. } => return "the engine is being started".to_owned(),
@@ -292,8 +292,8 @@ impl Lifecycle {
             return format!("{text}; start {} of {MAX_CRASHES} follows", self.crashes + 1);
         }
         match &self.keys {
-            Keys::Retrying { class, attempt, .. } => {
-                format!("{} ({} so far)", class.text(), counted(*attempt, "attempt", "attempts"))
+            Keys::Retrying { text, attempt, .. } => {
+                format!("{text} ({} so far)", counted(*attempt, "attempt", "attempts"))
             }
             Keys::Unlocking { .. } => "asking for the master key".to_owned(),
             Keys::Broken(text) => text.clone(),
@@ -384,10 +384,10 @@ impl Lifecycle {
     fn unlocked(&mut self, outcome: Result<(), UnlockFailure>, now_ms: u64) {
         let Keys::Unlocking { attempt } = self.keys else { return };
         let engine_is_down = matches!(self.engine, EnginePhase::Down | EnginePhase::CoolingDown { .. });
-        let later = |class| Keys::Retrying {
+        let later = |text| Keys::Retrying {
             at_ms: now_ms.saturating_add(retry_delay_ms(attempt)),
             attempt: attempt.saturating_add(1),
-            class,
+            text,
         };
         match outcome {
             Ok(()) => self.keys = Keys::Held,
@@ -396,9 +396,8 @@ impl Lifecycle {
                 self.keys = Keys::Absent;
                 self.revoked = Some(class);
             }
-            Err(UnlockFailure::Refused(class) | UnlockFailure::Unavailable(class)) => {
-                self.keys = later(class)
-            }
+            Err(UnlockFailure::Refused(class)) => self.keys = later(class.text().to_owned()),
+            Err(UnlockFailure::Unavailable(text)) => self.keys = later(text),
             Err(UnlockFailure::Broken(text)) if engine_is_down => {
                 self.keys = Keys::Absent;
                 self.failed = Some(text);

@@ -4,7 +4,7 @@
 //! later name changes any number of the first, the last of them possibly torn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -274,18 +274,12 @@ impl Disk for FakeDisk {
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.change(|state| {
-            let file = match state.names.get(path) {
-                Some(file) => *file,
-                None => {
-                    state.next_file += 1;
-                    let file = state.next_file;
-                    state.names.insert(path.to_owned(), file);
-                    state.pending.push(NameChange::Set(path.to_owned(), file));
-                    file
-                }
-            };
-            let used: usize =
-                state.files.iter().filter(|(id, _)| **id != file).map(|(_, file)| file.now.len()).sum();
+            state.next_file += 1;
+            let file = state.next_file;
+            state.names.insert(path.to_owned(), file);
+            state.pending.push(NameChange::Set(path.to_owned(), file));
+            let named: BTreeSet<u64> = state.names.values().copied().filter(|id| *id != file).collect();
+            let used: usize = named.iter().map(|id| state.files[id].now.len()).sum();
             let room = state.space.map_or(usize::MAX, |space| space.saturating_sub(used));
             state.files.entry(file).or_default().now = bytes[..bytes.len().min(room)].to_vec();
             if bytes.len() > room { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }

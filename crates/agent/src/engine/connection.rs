@@ -35,6 +35,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const GREETING: Duration = Duration::from_secs(10);
 /// How long it may take to find out that one spoke TLS, or did not, after all.
 const OTHERWISE: Duration = Duration::from_secs(2);
+/// No more of what a database says stands in an error, in characters: status shows it, and the server is told.
+const WORDS: usize = 500;
 /// OP_MSG, and the flag that a checksum follows its sections.
 const OP_MSG: i32 = 2013;
 const CHECKSUM_PRESENT: u32 = 1;
@@ -323,7 +325,7 @@ impl Connection {
         if succeeded {
             return Ok(answer);
         }
-        let text = |name| answer.get_str(name).unwrap_or_default().to_owned();
+        let text = |name| short(answer.get_str(name).unwrap_or_default(), WORDS);
         Err(Failure::Refused {
             code: answer.get_i32("code").unwrap_or_default(),
             name: text("codeName"),
@@ -576,6 +578,11 @@ fn message(number: i32, command: &Document) -> io::Result<Vec<u8>> {
     message.extend_from_slice(&[0; 5]);
     message.extend_from_slice(&body);
     Ok(message)
+}
+
+/// The beginning of what another program said.
+pub(super) fn short(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 fn word(bytes: &[u8], at: usize) -> i32 {

@@ -16,10 +16,13 @@ use zeroize::Zeroizing;
 pub use replica_set::{Member, ReplicaSet};
 
 use super::{
-    connection::{Connection, ConnectionError, Failure, Login, Place, Seen},
+    connection::{Connection, ConnectionError, Failure, Login, Place, Seen, short},
     mongod_options::MongodTls,
 };
 use crate::config::{EngineConfig, EngineKind};
+
+/// No version is longer, in characters.
+const VERSION: usize = 64;
 
 /// The database in which a proof writes its markers.
 pub const PROOF_DATABASE: &str = "keyward_proof";
@@ -147,7 +150,7 @@ impl Database {
     /// It does not answer within some seconds.
     pub async fn version(&self) -> Result<String, DatabaseError> {
         let info = self.run("admin", "buildInfo", doc! { "buildInfo": 1 }).await?;
-        let text = |name| info.get_str(name).ok().map(str::to_owned);
+        let text = |name| info.get_str(name).ok().map(|version| short(version, VERSION));
         Ok(text("secantusVersion").or_else(|| text("version")).unwrap_or_default())
     }
 

@@ -1,6 +1,5 @@
 use std::{
     fs,
-    io::{Read as _, Write as _},
     os::unix::fs::{lchown, symlink},
 };
 
@@ -199,15 +198,22 @@ fn keywards_own_folder_is_not_the_database_users() {
     let world = World::new();
     let own = world.path("db/.keyward");
     world.folder_of_database("db/.keyward");
-    assert!(matches!(Folder::open_own(&own, world.trust), Err(FolderError::NotOwn(_))));
+    assert!(matches!(Folder::open_own(&own, world.trust), Err(FolderError::NotOwn { .. })));
     fs::remove_dir(&own).unwrap();
     fs::create_dir(world.path("elsewhere")).unwrap();
     symlink(world.path("elsewhere"), &own).unwrap();
-    assert!(matches!(Folder::open_own(&own, world.trust), Err(FolderError::NotOwn(_))));
+    assert!(matches!(Folder::open_own(&own, world.trust), Err(FolderError::NotOwn { .. })));
     // Its own, and the database's user is another one.
     fs::remove_file(&own).unwrap();
     fs::create_dir(&own).unwrap();
-    Folder::open_own(&own, Trust { database: own_uid() + 1, agent: own_uid(), ..world.trust }).unwrap();
+    let trust = Trust { database: own_uid() + 1, agent: own_uid(), ..world.trust };
+    for (mode, why) in [(0o700, None), (0o711, None), (0o770, Some("0770")), (0o702, Some("0702"))] {
+        fs::set_permissions(&own, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = Folder::open_own(&own, trust).map_err(|error| error.to_string()).err();
+        let said = |why: &str| format!("others may write to it (mode {why})");
+        assert_eq!(refused.is_some(), why.is_some(), "{refused:?}");
+        assert!(why.is_none_or(|why| refused.unwrap().contains(&said(why))));
+    }
 }
 
 #[test]

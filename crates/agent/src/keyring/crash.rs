@@ -12,7 +12,7 @@ use super::{
 };
 use crate::disk::fake::{Contents, FakeDisk, Hiccup, Names, Torn};
 
-type Operation = fn(&Keyring, &TableVault) -> Result<(), KeyringError>;
+pub(super) type Operation = fn(&Keyring, &TableVault) -> Result<(), KeyringError>;
 
 fn open_again(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
     keyring.wipe();
@@ -64,7 +64,7 @@ fn rotate_then_rewrap_then_rotate(keyring: &Keyring, vault: &TableVault) -> Resu
     keyring.rotate(new, wrap, NOW)
 }
 
-const OPERATIONS: [(&str, Operation); 8] = [
+pub(super) const OPERATIONS: [(&str, Operation); 8] = [
     ("open", open_again),
     ("refill", refill),
     ("fold", fold),
@@ -75,7 +75,11 @@ const OPERATIONS: [(&str, Operation); 8] = [
     ("rotate, rewrap, rotate", rotate_then_rewrap_then_rotate),
 ];
 
-fn assert_nothing_lost(had: &BTreeMap<KeyId, [u8; 32]>, now: &BTreeMap<KeyId, [u8; 32]>, what: &str) {
+pub(super) fn assert_nothing_lost(
+    had: &BTreeMap<KeyId, [u8; 32]>,
+    now: &BTreeMap<KeyId, [u8; 32]>,
+    what: &str,
+) {
     for (id, key) in had {
         assert_eq!(now.get(id), Some(key), "{what}: key {id} is lost or another");
     }
@@ -171,6 +175,59 @@ fn a_disk_that_fails_once_leaves_a_keyring_that_goes_on() {
             }
         }
     }
+}
+
+/// The keystore is put back under a second name of its file. Where that name stays, the next step must not write
+/// into the one keystore there is.
+#[test]
+fn no_power_cut_after_a_put_back_that_failed_loses_a_key() {
+    let vault = TableVault::default();
+    let mut cuts = 0;
+    for failing in 0.. {
+        let mut all_failed = true;
+        for operations in 0.. {
+            let disk = Arc::new(FakeDisk::default());
+            let ring = keyring(&disk);
+            start(&ring, &vault, false).unwrap();
+            let had = all_keys(&ring);
+            crate::disk::Disk::remove(&*disk, &super::doubles::main_file()).unwrap();
+            disk.hiccup_after(failing, Hiccup::Before);
+            let put_back = ring.watch_over();
+            all_failed = !disk.hiccup_pending();
+            if !all_failed {
+                put_back.unwrap();
+                break;
+            }
+            disk.lose_power_after(operations);
+            let outcome = ring.refill(NOW);
+            // Before it was put back there is nothing that a power cut could leave.
+            let there = disk.files().contains_key(&super::doubles::main_file());
+            for (cut, left) in disk.after_power_cuts().into_iter().filter(|_| there && put_back.is_err()) {
+                let what =
+                    format!("put back but for operation {failing}, power cut after {operations}, {cut}");
+                let left = Arc::new(left);
+                let ring = keyring(&left);
+                match start(&ring, &vault, true) {
+                    Ok(()) => assert_nothing_lost(&had, &all_keys(&ring), &what),
+                    // Its name was not durable yet.
+                    Err(error) => assert!(
+                        !left.files().contains_key(&super::doubles::main_file()),
+                        "{what}: {}",
+                        crate::node::chain(&error)
+                    ),
+                }
+                cuts += 1;
+            }
+            if !disk.has_lost_power() {
+                outcome.unwrap();
+                break;
+            }
+        }
+        if !all_failed {
+            break;
+        }
+    }
+    assert!(cuts > 20, "{cuts}: the power was really cut");
 }
 
 #[test]

@@ -74,10 +74,14 @@ pub(crate) fn keyward_dir() -> PathBuf {
 
 /// A keyring of an agent that has just started.
 pub(crate) fn keyring(disk: &Arc<FakeDisk>) -> Keyring {
-    let disk: Arc<dyn Disk> = Arc::clone(disk) as Arc<dyn Disk>;
-    let memory = Memory::open(&state_dir(), Arc::clone(&disk)).unwrap();
-    let file = KeystoreFile::new(&keyward_dir(), Arc::clone(&disk), memory);
-    Keyring::new(file, disk, keyward_dir().join("assignments"), SPARES)
+    keyring_on(Arc::clone(disk) as Arc<dyn Disk>, &keyward_dir(), &state_dir())
+}
+
+/// The same on any disk.
+pub(crate) fn keyring_on(disk: Arc<dyn Disk>, keyward_dir: &Path, state_dir: &Path) -> Keyring {
+    let memory = Memory::open(state_dir, Arc::clone(&disk)).unwrap();
+    let file = KeystoreFile::new(keyward_dir, Arc::clone(&disk), memory);
+    Keyring::new(file, disk, keyward_dir.join("assignments"), SPARES)
 }
 
 /// Starts as an agent does: load, unwrap, verify; a new node gets a keystore.

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,7 @@ pub(crate) struct TableService {
     /// Calls that may still succeed.
     calls_left: Mutex<Option<usize>>,
     pub(crate) unwraps: AtomicUsize,
+    pub(crate) faults: Faults,
     count: AtomicU64,
 }
 
@@ -101,6 +102,7 @@ impl KeyService for TableService {
         key: &KeyIdentifier,
         ciphertext: &[u8],
     ) -> Result<(Zeroizing<Vec<u8>>, Facts), KmsError> {
+        self.faults.may_panic("unwrap");
         self.ask(Operation::Unwrap, key)?;
         self.unwraps.fetch_add(1, Ordering::Relaxed);
         match self.wrapped.lock().unwrap().get(ciphertext) {
@@ -161,6 +163,37 @@ pub(crate) enum Behaviour {
     Crashes,
 }
 
+/// What goes wrong with an engine, or with a vault.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    panics: Mutex<Vec<&'static str>>,
+    /// Whether the engine answers its state no more.
+    pub(crate) hangs: AtomicBool,
+    /// How often it still cannot be looked for.
+    pub(crate) not_found: AtomicUsize,
+}
+
+impl Faults {
+    /// The next call of this name panics.
+    pub(crate) fn panic_in(&self, call: &'static str) {
+        self.panics.lock().unwrap().push(call);
+    }
+
+    /// Whether no panic is outstanding.
+    pub(crate) fn all_happened(&self) -> bool {
+        self.panics.lock().unwrap().is_empty()
+    }
+
+    fn may_panic(&self, call: &str) {
+        let mut panics = self.panics.lock().unwrap();
+        if let Some(at) = panics.iter().position(|wanted| *wanted == call) {
+            panics.remove(at);
+            drop(panics);
+            panic!("the call {call} panics, as a test wants it");
+        }
+    }
+}
+
 /// What an engine that was asked to stop saw.
 type OnStop = Box<dyn Fn() + Send + Sync>;
 
@@ -175,6 +208,7 @@ pub(crate) struct ThreadEngine {
     pub(crate) welcomes: Arc<Mutex<Vec<(usize, bool)>>>,
     /// The operator's own database on the data path, and the replica set that it is in.
     pub(crate) operators: Arc<Operators>,
+    pub(crate) faults: Arc<Faults>,
 }
 
 /// A process that an operator started, of a member of a replica set.
@@ -279,6 +313,7 @@ impl Default for ThreadEngine {
             on_stop: Arc::default(),
             welcomes: Arc::default(),
             operators: Arc::default(),
+            faults: Arc::default(),
         }
     }
 }
@@ -288,6 +323,7 @@ pub(crate) struct Process {
     on_stop: Arc<Mutex<Option<OnStop>>>,
     ours: bool,
     operators: Arc<Operators>,
+    faults: Arc<Faults>,
 }
 
 impl Process {
@@ -319,12 +355,14 @@ impl EngineProcess for Seen {
     }
 
     async fn wait(&self) -> Exit {
+        self.0.faults.may_panic("wait");
         let mut ended = self.0.ended.subscribe();
         let exit = ended.wait_for(Option::is_some).await.map(|exit| exit.clone());
         exit.ok().flatten().unwrap_or(Exit { text: "gone".to_owned(), clean: false })
     }
 
     async fn stop(&self, _grace: Duration) -> Result<Exit, EngineError> {
+        self.0.faults.may_panic("stop");
         if let Some(on_stop) = &*self.0.on_stop.lock().unwrap() {
             on_stop();
         }
@@ -333,10 +371,14 @@ impl EngineProcess for Seen {
     }
 
     async fn ping(&self) -> Result<String, EngineError> {
+        self.0.faults.may_panic("ping");
         Ok("1.0.1".to_owned())
     }
 
     async fn replica_state(&self) -> Option<String> {
+        if self.0.faults.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.0.operators.filled.lock().unwrap().clone()
     }
 }
@@ -393,6 +435,7 @@ impl Engine for ThreadEngine {
     }
 
     async fn spawn(&self, launch: &Launch) -> Result<Box<dyn EngineProcess>, EngineError> {
+        self.faults.may_panic("spawn");
         self.starts.fetch_add(1, Ordering::Relaxed);
         *self.has_data.lock().unwrap() = true;
         if let Some(data_path) = &*self.operators.data_path.lock().unwrap() {
@@ -407,6 +450,7 @@ impl Engine for ThreadEngine {
             on_stop: Arc::clone(&self.on_stop),
             ours: true,
             operators: Arc::clone(&self.operators),
+            faults: Arc::clone(&self.faults),
         });
         *self.running.lock().unwrap() = Some(Arc::clone(&process));
         if behaviour != Behaviour::Silent {
@@ -417,18 +461,27 @@ impl Engine for ThreadEngine {
 
     async fn find(
         &self,
-        record: Option<&EngineRecord>,
+        _record: Option<&EngineRecord>,
         launch: &Launch,
     ) -> Result<Option<Box<dyn EngineProcess>>, EngineError> {
+        self.faults.may_panic("find");
+        let fails = |left: usize| left.checked_sub(1);
+        if self.faults.not_found.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
+            return Err(no_answer());
+        }
         let running = self.running.lock().unwrap().clone();
-        let alive = running.filter(|process| process.ended.borrow().is_none() && record.is_some());
+        let alive = running.filter(|process| process.ended.borrow().is_none());
         Ok(alive.map(|process| {
             self.connect(launch.socket.clone(), Arc::clone(&process), false);
             Box::new(Seen(process)) as Box<dyn EngineProcess>
         }))
     }
 
-    async fn foreign(&self, _own: Option<u32>) -> Option<String> {
+    async fn foreign(&self, own: Option<u32>) -> Option<String> {
+        let engine = self.running.lock().unwrap().clone();
+        if own.is_none() && engine.is_some_and(|process| process.ended.borrow().is_none()) {
+            return Some("the engine has the data path open".to_owned());
+        }
         let running = *self.operators.running.lock().unwrap();
         running.map(|pid| format!("process {pid} has the data path open"))
     }

@@ -13,15 +13,13 @@ use crate::{
     wrap,
 };
 
-/// Probes until `shutdown`.
+/// A look at this host that takes longer than this is told.
+const LOOK: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+
+/// Probes until `shutdown`. Waits for nothing but the customer's side.
 pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
     let mut last_check_ms = node.0.clock.boot_ms();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(interval(&node)) => {}
-            () = node.0.probe_now.notified() => {}
-            () = shutdown.cancelled() => return,
-        }
+    while waited(&node, &shutdown).await {
         tokio::select! {
             () = once(&node, &mut last_check_ms) => {}
             () = shutdown.cancelled() => return,
@@ -29,9 +27,40 @@ pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
     }
 }
 
+/// Looks at the engine and the keystore until `shutdown`, apart from the probes: an engine that does not answer, or a
+/// disk, must not keep a revocation from being seen.
+pub(super) async fn look_after(node: NodeHandle, shutdown: CancellationToken) {
+    while waited(&node, &shutdown).await {
+        let look = async {
+            ping(&node).await;
+            watch_over_keystore(&node).await;
+        };
+        tokio::pin!(look);
+        let looked = async {
+            if tokio::time::timeout(LOOK, &mut look).await.is_err() {
+                let text =
+                    format!("the engine or the keystore's disk does not answer for {} s", LOOK.as_secs());
+                node.set_note("look", Some(text));
+                look.await;
+            }
+            node.set_note("look", None);
+        };
+        tokio::select! {
+            () = looked => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Waits for the next time; `false` at the end.
+async fn waited(node: &NodeHandle, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(interval(node)) => true,
+        () = shutdown.cancelled() => false,
+    }
+}
+
 async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
-    ping(node).await;
-    watch_over_keystore(node).await;
     // Asking for the master key is a probe of its own.
     if node.shared().unlocking || node.shared().state == NodeState::WaitingForCustomerKey {
         return;
@@ -61,7 +90,7 @@ async fn watch_over_keystore(node: &NodeHandle) {
             let error = KeystoreFileError::Changed(path);
             Some(format!("{error}: {}", error.hint()))
         }
-        Err(error) => Some(chain(&error)),
+        Err(error) => Some(format!("{} (hint: {})", chain(&error), error.hint())),
     };
     node.set_note("keystore", told);
 }

@@ -5,21 +5,24 @@ use std::{sync::Arc, time::Duration};
 use keyward_keys::KeyId;
 use keyward_model::{
     Verdict,
-    lifecycle::{Effect, EnginePhase, Event, Keys, Lifecycle, SpawnFailure, Wanted},
+    lifecycle::{Effect, EnginePhase, Event, Keys, Lifecycle, SpawnFailure, UnlockFailure, Wanted},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{NodeError, NodeHandle, Posted, chain, key_socket, revoked_by, unlock};
 use crate::{
     config::Initial,
-    engine::{EngineProcess, Launch},
+    engine::{EngineError, EngineProcess, Launch},
     memory::StartedEngine,
     notify, preflight,
 };
 
 /// Time between two tries to stop a process that could not be stopped.
 const STOP_AGAIN: Duration = Duration::from_secs(5);
+
+/// Before a task that ended by itself is begun anew.
+const BEGUN_ANEW: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 1 });
 
 /// Decides for one node.
 pub struct Shell {
@@ -57,8 +60,16 @@ impl Shell {
         }
         let first = self.find_engine().await;
         self.take_in(first);
-        let probing = tokio::spawn(super::probing::run(self.node.clone(), shutdown.clone()));
-        let looking = tokio::spawn(super::adoption::run(self.node.clone(), shutdown.clone()));
+        let standing = [
+            kept_up("asks the customer key", &self.node, &shutdown, super::probing::run),
+            kept_up(
+                "looks after the engine and the keystore",
+                &self.node,
+                &shutdown,
+                super::probing::look_after,
+            ),
+            kept_up("looks at the operator's database", &self.node, &shutdown, super::adoption::run),
+        ];
         loop {
             let tick = self.until_tick();
             tokio::select! {
@@ -74,27 +85,18 @@ impl Shell {
             }
         }
         self.posted.close();
-        let _ = probing.await;
-        let _ = looking.await;
+        for task in standing {
+            let _ = task.await;
+        }
         self.node.0.keyring.wipe();
     }
 
     async fn find_engine(&self) -> Event {
         let node = &self.node;
-        let remembered = node.0.memory.engine().unwrap_or_else(|error| {
-            tracing::warn!("{}", chain(&error));
-            None
-        });
-        // The process is known by its record or its socket: the key id is not needed to find it.
-        let launch = Launch { socket: key_socket(node.config()), system_key_id: KeyId::from_bytes([0; 16]) };
-        let record = remembered.as_ref().map(|engine| &engine.record);
-        match node.0.engine.find(record, &launch).await {
-            Ok(Some(process)) => {
-                let process: Arc<dyn EngineProcess> = Arc::from(process);
-                let found = process.record();
-                let hello_seen =
-                    remembered.is_some_and(|engine| engine.hello_seen && engine.record.pid == found.pid);
-                tracing::info!(pid = found.pid, hello_seen, "found the engine that an earlier agent started");
+        match find(node).await {
+            Ok(Some((process, hello_seen))) => {
+                let pid = process.record().pid;
+                tracing::info!(pid, hello_seen, "found the engine that an earlier agent started");
                 remember(node, &process, hello_seen);
                 watch(node.clone(), process);
                 Event::EngineFound { hello_seen }
@@ -179,9 +181,14 @@ impl Shell {
     fn obey(&self, effect: Effect) {
         let node = self.node.clone();
         match effect {
+            // Each outcome is waited for: one that never came would leave the node as it is, for ever.
             Effect::Unlock => {
                 tokio::spawn(async move {
-                    let outcome = unlock::unlock(&node).await;
+                    let unlocking = tokio::spawn(unlock_for(node.clone()));
+                    let outcome = unlocking.await.unwrap_or_else(|_| {
+                        let text = "a task of the agent ended while it asked for the master key".to_owned();
+                        Err(UnlockFailure::Unavailable(text))
+                    });
                     let ok = outcome.is_ok();
                     node.post(Event::Unlocked(outcome));
                     if ok {
@@ -191,7 +198,12 @@ impl Shell {
             }
             Effect::Spawn => {
                 tokio::spawn(async move {
-                    match spawn(&node).await {
+                    let spawning = tokio::spawn(spawn(node.clone()));
+                    let spawned = spawning.await.unwrap_or_else(|_| {
+                        let text = "a task of the agent ended while it started the engine".to_owned();
+                        Err(SpawnFailure { text, again: true })
+                    });
+                    match spawned {
                         Ok(process) => {
                             node.post(Event::Spawned(Ok(())));
                             watch(node, process);
@@ -201,7 +213,12 @@ impl Shell {
                 });
             }
             Effect::StopEngine => {
-                tokio::spawn(stop(node));
+                tokio::spawn(async move {
+                    while tokio::spawn(stop(node.clone())).await.is_err() {
+                        tracing::error!("a task of the agent ended while it stopped the engine: once more");
+                        tokio::time::sleep(BEGUN_ANEW).await;
+                    }
+                });
             }
             Effect::WipeKeys => {
                 node.0.keyring.wipe();
@@ -211,7 +228,36 @@ impl Shell {
     }
 }
 
-async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure> {
+/// Runs `task` until `shutdown`, and begins it anew where it ends by itself: what sees a revocation must not end in
+/// silence.
+fn kept_up<F: Future<Output = ()> + Send + 'static>(
+    what: &'static str,
+    node: &NodeHandle,
+    shutdown: &CancellationToken,
+    task: impl Fn(NodeHandle, CancellationToken) -> F + Send + 'static,
+) -> JoinHandle<()> {
+    let (node, shutdown) = (node.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        while tokio::spawn(task(node.clone(), shutdown.clone())).await.is_err() {
+            let text = format!(
+                "the task that {what} ended by itself and was begun anew: see the log, and report it"
+            );
+            tracing::error!("{text}");
+            node.set_note(what, Some(text));
+            tokio::select! {
+                () = tokio::time::sleep(BEGUN_ANEW) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    })
+}
+
+async fn unlock_for(node: NodeHandle) -> Result<(), UnlockFailure> {
+    unlock::unlock(&node).await
+}
+
+async fn spawn(node: NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure> {
+    let node = &node;
     let again = |text: String| SpawnFailure { text, again: true };
     node.refuse_unencrypted().map_err(|error| SpawnFailure { text: told(&error), again: false })?;
     let refusals: Vec<String> = preflight::at_start(node.config())
@@ -223,6 +269,12 @@ async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure
         return Err(SpawnFailure { text: refusals.join("; "), again: false });
     }
     if let Some(foreign) = node.0.engine.foreign(None).await {
+        // One that an agent started, this one too, and could not tell of.
+        if let Some((process, hello_seen)) = find(node).await.map_err(|error| again(told(&error.into())))? {
+            tracing::info!(pid = process.record().pid, "found the engine that was looked for in vain before");
+            remember(node, &process, hello_seen);
+            return Ok(process);
+        }
         let todo = "stop it, or give this node a port and data path of its own";
         return Err(again(format!("{foreign}; {todo}")));
     }
@@ -242,6 +294,22 @@ async fn spawn(node: &NodeHandle) -> Result<Arc<dyn EngineProcess>, SpawnFailure
     node.set_note("keystore gone", None);
     remember(node, &process, false);
     Ok(process)
+}
+
+/// The engine that an earlier agent started, and whether its encryptor has said hello.
+async fn find(node: &NodeHandle) -> Result<Option<(Arc<dyn EngineProcess>, bool)>, EngineError> {
+    let remembered = node.0.memory.engine().unwrap_or_else(|error| {
+        tracing::warn!("{}", chain(&error));
+        None
+    });
+    // The process is known by its record or its socket: the key id is not needed to find it.
+    let launch = Launch { socket: key_socket(node.config()), system_key_id: KeyId::from_bytes([0; 16]) };
+    let record = remembered.as_ref().map(|engine| &engine.record);
+    let Some(process) = node.0.engine.find(record, &launch).await? else { return Ok(None) };
+    let process: Arc<dyn EngineProcess> = Arc::from(process);
+    let pid = process.record().pid;
+    let hello_seen = remembered.is_some_and(|engine| engine.hello_seen && engine.record.pid == pid);
+    Ok(Some((process, hello_seen)))
 }
 
 async fn stop(node: NodeHandle) {
@@ -266,7 +334,16 @@ async fn stop(node: NodeHandle) {
 /// Reports the end of the process, whoever ended it.
 fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
     tokio::spawn(async move {
-        let exit = process.wait().await;
+        let exit = loop {
+            let process = Arc::clone(&process);
+            match tokio::spawn(async move { process.wait().await }).await {
+                Ok(exit) => break exit,
+                Err(_) => {
+                    tracing::error!("a task of the agent ended while it watched the engine: once more");
+                    tokio::time::sleep(BEGUN_ANEW).await;
+                }
+            }
+        };
         tracing::info!(clean = exit.clean, "the engine ended: {}", exit.text);
         {
             let mut shared = node.shared();

@@ -3,13 +3,14 @@
 
 use std::{os::unix::fs::symlink, path::Path, time::Duration};
 
-use keyward_model::NodeState;
+use keyward_model::{Class, NodeState};
 use url::Url;
 
 use super::tests::{World, copied_data_path};
 use crate::{
     admin::progress::Progress,
     node::chain,
+    operations,
     snapshot::{self, SnapshotError},
 };
 
@@ -61,6 +62,55 @@ async fn a_snapshot_takes_nothing_from_behind_a_link() {
     std::fs::rename(world.path("db/moved"), world.path("db/.keyward")).unwrap();
 
     assert_eq!(take("four").await.unwrap().files, 1);
+    agent.end().await;
+}
+
+/// What stands in the place of keyward's own folder gets no keystore, no rotation and no folder of ours; the database
+/// runs on, a revocation is obeyed, and moved back it is as before.
+#[tokio::test]
+async fn a_node_goes_nowhere_else_while_its_own_folder_is_moved_away() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    let elsewhere = world.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let move_away = || {
+        std::fs::rename(world.path("db/.keyward"), world.path("db/moved")).unwrap();
+        symlink(&elsewhere, world.path("db/.keyward")).unwrap();
+    };
+    let move_back = || {
+        std::fs::remove_file(world.path("db/.keyward")).unwrap();
+        std::fs::rename(world.path("db/moved"), world.path("db/.keyward")).unwrap();
+    };
+    let warns = |status: &keyward_model::NodeStatus| {
+        status.warnings.iter().any(|text| text.contains(".keyward is not the agent's own folder"))
+    };
+    let generation = world.stored().generation();
+    move_away();
+    let error = operations::rotate_master_key(&agent.node, &Progress::silent()).await.unwrap_err();
+    assert!(error.hint().contains("move it back"), "{}", error.hint());
+    let status = agent.until("told", warns).await;
+    assert_eq!((status.state, status.master_key_held), (NodeState::Running, true));
+    move_back();
+    agent.until("no longer told", |status| !warns(status)).await;
+    operations::rotate_master_key(&agent.node, &Progress::silent()).await.unwrap();
+    assert!(world.stored().generation() > generation);
+
+    // An agent that comes meanwhile runs, sees a revocation, and starts nothing.
+    agent.end().await;
+    move_away();
+    let agent = world.agent();
+    agent.until("no master key", |s| s.reason.contains("the agent has no master key: ")).await;
+    world.service.set(Some(Class::KeyDisabled));
+    agent.until_state(NodeState::StoppedRevoked).await;
+    world.service.set(None);
+    agent.until_state(NodeState::Failed).await;
+    assert!(agent.node.start().await.is_err());
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "nothing was written there");
+    move_back();
+    agent.node.start().await.unwrap();
+    let status = agent.until_state(NodeState::Running).await;
+    assert!(status.master_key_held && !warns(&status), "{status:#?}");
     agent.end().await;
 }
 

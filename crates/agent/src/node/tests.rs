@@ -18,8 +18,8 @@ use super::{
     doubles::{Behaviour, TableService, ThreadEngine},
 };
 use crate::{
-    admin::progress::Progress, clock::Clock, config::Config, disk::HostDisk, keysock, memory::Judged,
-    operations, snapshot,
+    admin::progress::Progress, clock::Clock, config::Config, disk::NodeDisk, folder::Trust, keysock,
+    memory::Judged, operations, snapshot,
 };
 
 pub(super) struct World {
@@ -30,6 +30,7 @@ pub(super) struct World {
 
 pub(super) struct Agent {
     pub(super) node: NodeHandle,
+    disk: Arc<NodeDisk>,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -79,28 +80,33 @@ socket = "{dir}/admin.sock"
         self.agent_with(self.config())
     }
 
-    fn parts(&self) -> Parts {
+    pub(super) fn disk(&self) -> Arc<NodeDisk> {
+        Arc::new(NodeDisk::open(&self.config().keyward_dir(), Trust::own()).unwrap())
+    }
+
+    pub(super) fn parts(&self, disk: Arc<NodeDisk>) -> Parts {
         Parts {
             make_service: {
                 let service = Arc::clone(&self.service);
                 Arc::new(move |_| Ok(Arc::clone(&service) as _))
             },
             engine: Arc::clone(&self.engine) as _,
-            disk: Arc::new(HostDisk),
+            disk,
             clock: Clock::open().unwrap(),
         }
     }
 
     pub(super) fn agent_with(&self, config: Config) -> Agent {
         let listener = keysock::listen(&config.key_socket(), false).unwrap();
-        let parts = self.parts();
+        let disk = self.disk();
+        let parts = self.parts(Arc::clone(&disk));
         let (node, shell) = NodeHandle::open(config, parts).unwrap();
         let shutdown = CancellationToken::new();
         let tasks = vec![
             tokio::spawn(keysock::serve(listener, node.clone(), shutdown.clone())),
             tokio::spawn(shell.run(shutdown.clone())),
         ];
-        Agent { node, shutdown, tasks }
+        Agent { node, disk, shutdown, tasks }
     }
 
     /// The keystore's generation and wraps, as they are on disk.
@@ -135,6 +141,7 @@ impl Agent {
         for task in self.tasks {
             task.await.unwrap();
         }
+        self.disk.end();
     }
 }
 
@@ -169,7 +176,7 @@ async fn a_success_is_not_undone_by_what_is_taken_in_before_it() {
     let world = World::new();
     let key: KeyIdentifier = world.config().customer_key.key_identifier.unwrap();
     let seen = |class| keyward_kms::Facts::default().into_evidence(class, &key, Timestamp::from_epoch_ms(0));
-    let (node, mut shell) = NodeHandle::open(world.config(), world.parts()).unwrap();
+    let (node, mut shell) = NodeHandle::open(world.config(), world.parts(world.disk())).unwrap();
     shell.take_in(Event::Judged { revoked: Some(Class::KeyDisabled), answers: false });
     assert_eq!(node.status().verdict, Verdict::Revoked);
     node.note_evidence(seen(Class::Success));
@@ -387,7 +394,7 @@ async fn a_task_that_does_not_decide_is_noticed() {
 
     // One that hangs: it exists, and takes nothing in.
     let other = World::new();
-    let (node, _hangs) = NodeHandle::open(other.config(), other.parts()).unwrap();
+    let (node, _hangs) = NodeHandle::open(other.config(), other.parts(other.disk())).unwrap();
     assert!(!node.decides(Duration::from_millis(50)).await);
 }
 

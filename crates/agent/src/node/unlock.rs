@@ -1,10 +1,14 @@
 //! Getting the master key: from the keystore there is, or for a keystore that is made now.
 
 use keyward_keys::{MasterKey, NodeId};
-use keyward_model::{Class, Weight, lifecycle::UnlockFailure};
+use keyward_kms::{Facts, Finding};
+use keyward_model::{Class, Evidence, Timestamp, Weight, lifecycle::UnlockFailure};
 
 use super::{NodeError, NodeHandle, chain, error::refusing};
 use crate::{config::Initial, keyring::KeyringError, wrap};
+
+/// As long as a service's own message may be in evidence.
+const MESSAGE_CHARS: usize = 500;
 
 /// Has the customer key unwrap the master key and verifies the keystore with it. Exactly one unwrap, except for a
 /// new node.
@@ -20,8 +24,8 @@ pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
     };
     note_keystore(node, outcome.as_ref().err());
     outcome.map_err(|error| {
-        if let NodeError::Kms(error) = &error {
-            node.note_evidence(error.clone().into_evidence(node.0.clock.now()));
+        if let Some(evidence) = evidence(&error, node.0.clock.now()) {
+            node.note_evidence(evidence);
         }
         let failure = failure(&error);
         tracing::warn!(?failure, "no master key: {}", chain(&error));
@@ -107,25 +111,42 @@ async fn create(node: &NodeHandle, node_id: NodeId) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// The first finding that refuses and rests on an answer, or on the lack of one.
+fn answered(findings: &[Finding]) -> Option<(Class, &Finding)> {
+    refusing(findings).find_map(|finding| Some((finding.class?, finding)))
+}
+
+/// What a failed unlock shows of the customer key. Of a check that a new node makes only what is an outage: what
+/// refuses there is told as it is, and no run of refusals begins before there is anything to be taken away.
+fn evidence(error: &NodeError, now: Timestamp) -> Option<Evidence> {
+    if let NodeError::Kms(error) = error {
+        return Some(error.clone().into_evidence(now));
+    }
+    let NodeError::KeyRefused { key_identifier, findings } = error else { return None };
+    let (class, finding) = answered(findings).filter(|(class, _)| class.weight() == Weight::Neutral)?;
+    let message = finding.text.chars().take(MESSAGE_CHARS).collect();
+    let facts = Facts { message: Some(message), ..Facts::default() };
+    Some(facts.into_evidence(class, &key_identifier.parse().ok()?, now))
+}
+
 fn failure(error: &NodeError) -> UnlockFailure {
     let told = || format!("{} (hint: {})", chain(error), error.hint());
     match error {
         NodeError::Kms(kms) => match (kms.class.weight(), kms.class) {
             (_, Class::BadCiphertext) => UnlockFailure::Broken(told()),
             (Weight::Strong | Weight::Denial, class) => UnlockFailure::Refused(class),
-            (Weight::Neutral | Weight::Success, class) => UnlockFailure::Unavailable(class),
+            (Weight::Neutral | Weight::Success, _) => UnlockFailure::Unavailable(kms.to_string()),
         },
         // A new node: what the owner of the key did on purpose is obeyed and heals, an outage is waited out, and
         // everything else is a mistake in the configuration or the grant that a person must mend.
         NodeError::KeyRefused { findings, .. } => {
-            let class = refusing(findings).find_map(|finding| finding.class);
-            match class.map(|class| (class, class.weight())) {
-                Some((class, Weight::Strong)) => UnlockFailure::Refused(class),
-                Some((Class::Misconfigured | Class::BadCiphertext | Class::KeyNotCurrent, _)) => {
+            match answered(findings).map(|(class, finding)| (class, class.weight(), finding)) {
+                Some((class, Weight::Strong, _)) => UnlockFailure::Refused(class),
+                Some((Class::Misconfigured | Class::BadCiphertext | Class::KeyNotCurrent, ..)) => {
                     UnlockFailure::Broken(told())
                 }
-                Some((class, Weight::Neutral)) => UnlockFailure::Unavailable(class),
-                Some((_, Weight::Denial | Weight::Success)) | None => UnlockFailure::Broken(told()),
+                Some((_, Weight::Neutral, finding)) => UnlockFailure::Unavailable(finding.text.clone()),
+                Some((_, Weight::Denial | Weight::Success, _)) | None => UnlockFailure::Broken(told()),
             }
         }
         NodeError::Keyring(_)

@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::disk::{Disk, Entry, EntryKind, remove_if_there};
+use crate::{
+    disk::{Disk, Entry, EntryKind, remove_if_there},
+    folder::DEEPEST,
+};
 
 /// Kept: keyward's own, and what a file system puts there.
 const KEPT: [&str; 2] = [".keyward", "lost+found"];
@@ -36,6 +39,9 @@ pub enum EmptyingError {
     /// A link: what it names may be anything.
     #[error("{} is a link, and keyward deletes nothing through one", .0.display())]
     Link(PathBuf),
+    /// Folders in folders without end.
+    #[error("{} lies deeper than any database's files", .0.display())]
+    TooDeep(PathBuf),
     /// The agent ends.
     #[error("the agent is ending")]
     CutOff,
@@ -49,6 +55,7 @@ impl EmptyingError {
             Self::Link(_) => {
                 "with the database stopped, move what it names into the data path, or mount it there"
             }
+            Self::TooDeep(_) => "with the database stopped, find out what it is, and move it away",
             Self::CutOff => "it goes on when the agent is started again",
         }
     }
@@ -57,7 +64,7 @@ impl EmptyingError {
 /// Whether anything but empty folders is left of the data.
 pub(crate) fn anything_left(disk: &dyn Disk, data_path: &Path) -> Result<bool, EmptyingError> {
     for entry in top(disk, data_path)? {
-        if entry.kind != EntryKind::Folder || any_within(disk, &data_path.join(&entry.name))? {
+        if entry.kind != EntryKind::Folder || any_within(disk, &data_path.join(&entry.name), 1)? {
             return Ok(true);
         }
     }
@@ -66,15 +73,15 @@ pub(crate) fn anything_left(disk: &dyn Disk, data_path: &Path) -> Result<bool, E
 
 /// Fails when there is a link anywhere in the data.
 pub(crate) fn refuse_links(disk: &dyn Disk, data_path: &Path) -> Result<(), EmptyingError> {
-    let mut folders = vec![(data_path.to_owned(), top(disk, data_path)?)];
-    while let Some((folder, entries)) = folders.pop() {
+    let mut folders = vec![(data_path.to_owned(), top(disk, data_path)?, 0)];
+    while let Some((folder, entries, depth)) = folders.pop() {
         for entry in entries {
             let path = folder.join(&entry.name);
             match entry.kind {
                 EntryKind::Link => return Err(EmptyingError::Link(path)),
                 EntryKind::Folder => {
-                    let below = disk.list(&path).map_err(failed(&path, "read"))?;
-                    folders.push((path, below));
+                    let below = list(disk, &path, depth + 1)?;
+                    folders.push((path, below, depth + 1));
                 }
                 EntryKind::File => {}
             }
@@ -98,7 +105,7 @@ pub(crate) fn empty(
     let (first, rest): (Vec<Entry>, Vec<Entry>) =
         rest.into_iter().partition(|entry| named(&entry.name, &FIRST));
     for entries in [first, rest, last] {
-        remove_all(disk, data_path, &entries, goes_on, deleted)?;
+        remove_all(disk, (data_path, 0), &entries, goes_on, deleted)?;
         disk.sync_dir(data_path).map_err(failed(data_path, "synced"))?;
     }
     Ok(())
@@ -106,7 +113,7 @@ pub(crate) fn empty(
 
 fn remove_all(
     disk: &dyn Disk,
-    folder: &Path,
+    (folder, depth): (&Path, usize),
     entries: &[Entry],
     goes_on: &dyn Fn() -> bool,
     deleted: &mut dyn FnMut(),
@@ -116,8 +123,8 @@ fn remove_all(
         match entry.kind {
             EntryKind::Link => return Err(EmptyingError::Link(path)),
             EntryKind::Folder => {
-                let below = disk.list(&path).map_err(failed(&path, "read"))?;
-                remove_all(disk, &path, &below, goes_on, deleted)?;
+                let below = list(disk, &path, depth + 1)?;
+                remove_all(disk, (&path, depth + 1), &below, goes_on, deleted)?;
                 disk.sync_dir(&path).map_err(failed(&path, "synced"))?;
                 match disk.remove_dir(&path) {
                     // Something is mounted there: it stays, empty.
@@ -138,13 +145,20 @@ fn remove_all(
     Ok(())
 }
 
-fn any_within(disk: &dyn Disk, folder: &Path) -> Result<bool, EmptyingError> {
-    for entry in disk.list(folder).map_err(failed(folder, "read"))? {
-        if entry.kind != EntryKind::Folder || any_within(disk, &folder.join(&entry.name))? {
+fn any_within(disk: &dyn Disk, folder: &Path, depth: usize) -> Result<bool, EmptyingError> {
+    for entry in list(disk, folder, depth)? {
+        if entry.kind != EntryKind::Folder || any_within(disk, &folder.join(&entry.name), depth + 1)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+fn list(disk: &dyn Disk, folder: &Path, depth: usize) -> Result<Vec<Entry>, EmptyingError> {
+    if depth > DEEPEST {
+        return Err(EmptyingError::TooDeep(folder.to_owned()));
+    }
+    disk.list(folder).map_err(failed(folder, "read"))
 }
 
 fn top(disk: &dyn Disk, data_path: &Path) -> Result<Vec<Entry>, EmptyingError> {
@@ -233,6 +247,29 @@ mod tests {
             }
         }
         assert!(cuts > FILES.len(), "{cuts}: the power was really cut");
+    }
+
+    /// Whoever owns the data path can make them, one in the other; the agent must not end in them.
+    #[test]
+    fn folders_without_end_are_refused_before_anything_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder =
+            rustix::fs::open(dir.path(), rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        fs::write(dir.path().join("WiredTiger.wt"), "x").unwrap();
+        for _ in 0..2_000 {
+            rustix::fs::mkdirat(&folder, "d", rustix::fs::Mode::RWXU).unwrap();
+            folder =
+                rustix::fs::openat(&folder, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
+                    .unwrap();
+        }
+        let error = empty(&HostDisk, dir.path(), &|| true, &mut || {}).unwrap_err();
+        assert!(matches!(error, EmptyingError::TooDeep(_)), "{error}");
+        assert!(dir.path().join("WiredTiger.wt").exists());
+        fs::remove_file(dir.path().join("WiredTiger.wt")).unwrap();
+        assert!(matches!(anything_left(&HostDisk, dir.path()), Err(EmptyingError::TooDeep(_))));
+        // So that the folder can be removed by its path.
+        drop(folder);
+        std::process::Command::new("rm").arg("-rf").arg(dir.path()).status().unwrap();
     }
 
     #[test]

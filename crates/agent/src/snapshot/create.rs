@@ -2,10 +2,7 @@
 //!
 //! The keystore comes after the data, so that it knows every key that the data is under.
 
-use std::{
-    ffi::OsStr,
-    io::{self, Read as _},
-};
+use std::{ffi::OsStr, io};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
@@ -26,6 +23,7 @@ use crate::{
     config::{Config, EngineKind},
     engine::{WriteLock, WriteLockError, database::Database},
     folder::{Folder, Trust},
+    keyring::LONGEST_JOURNAL,
     node::{NodeHandle, chain},
 };
 
@@ -94,7 +92,7 @@ async fn copy_files(node: &NodeHandle, progress: &Progress) -> Result<Unchanging
     let database = Database::new(&config.engine);
     let running = node.engine().map(|process| process.record().version);
     // Beside the data: a reflink needs the same file system.
-    let make_staging = || Staging::in_data_path(config, "snapshot");
+    let make_staging = || Staging::in_data_path(node, "snapshot");
     progress.report("copy the files", 0, 0, "bytes");
     let (staging, method) = match (config.engine.kind, &running) {
         (EngineKind::Secantusdb, Some(_)) => {
@@ -232,7 +230,7 @@ async fn upload(
     // An assignment that is in the data but in neither the journal nor the keystore cannot be: it is journalled
     // before its table exists, and folded only into a keystore that is copied after this.
     let assignments =
-        read_journal(&files::own_folder(node.config())?, Trust::own())?.filter(|bytes| !bytes.is_empty());
+        read_journal(&files::own_folder(node)?, Trust::own())?.filter(|bytes| !bytes.is_empty());
     let assignments = match assignments {
         Some(bytes) => Some(put_small(store, ASSIGNMENTS, bytes).await?),
         None => None,
@@ -284,13 +282,8 @@ pub(super) fn object_name(path: &str) -> String {
 /// The assignment journal in a `.keyward`, when there is one. In the node's own the database's user writes it
 /// and cannot replace it.
 pub(super) fn read_journal(own: &Folder, trust: Trust) -> Result<Option<Vec<u8>>, SnapshotError> {
-    match own.file(OsStr::new(ASSIGNMENTS), trust) {
-        Ok(mut file) => {
-            let mut bytes = Vec::new();
-            let path = own.path().join(ASSIGNMENTS);
-            file.read_to_end(&mut bytes).map_err(|source| SnapshotError::File { path, source })?;
-            Ok(Some(bytes))
-        }
+    match own.read_at_most(OsStr::new(ASSIGNMENTS), LONGEST_JOURNAL, trust) {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }

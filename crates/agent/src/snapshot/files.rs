@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::Config,
     folder::{Folder, Seen, Trust, file_link},
+    node::NodeHandle,
 };
 
 /// A folder, and what is believed in it.
@@ -199,8 +200,8 @@ impl Staging {
     }
 
     /// As [`Staging::make`], in the `.keyward` of a node.
-    pub(super) fn in_data_path(config: &Config, name: &str) -> Result<Self, SnapshotError> {
-        Self::make(own_folder(config)?, name)
+    pub(super) fn in_data_path(node: &NodeHandle, name: &str) -> Result<Self, SnapshotError> {
+        Self::make(own_folder(node)?, name)
     }
 
     pub(super) fn folder(&self) -> &Folder {
@@ -222,9 +223,10 @@ impl Drop for Staging {
 }
 
 /// `DBPATH/.keyward`, which stands in a folder of the database's user.
-pub(super) fn own_folder(config: &Config) -> Result<Folder, SnapshotError> {
+pub(super) fn own_folder(node: &NodeHandle) -> Result<Folder, SnapshotError> {
+    let config = node.config();
     let trust = Trust::data_path(&config.engine).map_err(SnapshotError::Engine)?;
-    Ok(Folder::open_own(&config.keyward_dir(), trust)?)
+    Ok(node.disk().own_folder(&config.keyward_dir(), trust)?)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use keyward_keys::{KeyId, NodeId};
 use keyward_model::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::folder::DEEPEST;
+
 /// The version written. Readers take every version up to it.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -131,7 +133,8 @@ impl Manifest {
 
     /// Bytes of all files.
     pub fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.size).sum()
+        // They are the store's word: more than there is in the world is too much for any disk.
+        self.files.iter().map(|f| f.size).fold(0, u64::saturating_add)
     }
 }
 
@@ -146,6 +149,9 @@ impl FileEntry {
             return Err(bad());
         }
         let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
+        if path.components().count() > DEEPEST {
+            return Err(bad());
+        }
         if path.components().all(|part| plain(&part)) { Ok(path.to_owned()) } else { Err(bad()) }
     }
 }
@@ -208,6 +214,20 @@ mod tests {
             let bytes = serde_json::to_vec(&bad).unwrap();
             assert!(matches!(Manifest::parse(&bytes), Err(ManifestError::Path(_))), "{path}");
         }
+    }
+
+    /// The store may be in wrong hands: folders without end, and more bytes than there are numbers.
+    #[test]
+    fn what_no_data_path_holds_is_refused() {
+        let mut manifest = manifest();
+        manifest.files[0].size = u64::MAX;
+        manifest.files.push(FileEntry { size: 2, ..manifest.files[0].clone() });
+        assert_eq!(manifest.total_bytes(), u64::MAX);
+        manifest.files[0].path = "a/".repeat(DEEPEST - 1) + "x.wt";
+        Manifest::parse(&serde_json::to_vec(&manifest).unwrap()).unwrap();
+        manifest.files[0].path = "a/".repeat(DEEPEST) + "x.wt";
+        let refused = Manifest::parse(&serde_json::to_vec(&manifest).unwrap());
+        assert!(matches!(refused, Err(ManifestError::Path(_))), "{refused:?}");
     }
 
     #[test]

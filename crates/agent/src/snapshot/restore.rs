@@ -6,9 +6,9 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::fchown,
+    io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -27,10 +27,14 @@ use super::{
 };
 use crate::{
     admin::progress::Progress,
+    disk::{self, Disk},
     engine,
-    folder::{Folder, Trust},
+    folder::{Folder, FolderError, Trust},
     node::NodeHandle,
 };
+
+/// Nothing that is read into memory is longer, in bytes: a manifest of a million files, a keystore of as many keys.
+const LONGEST_IN_MEMORY: u64 = 256 << 20;
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +87,7 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
     progress.report("make this node's own master key", 1, 2, "steps");
     let prepared = node.prepare_restored(opened).await?;
 
-    let staging = Staging::in_data_path(config, "restore")?;
+    let staging = Staging::in_data_path(node, "restore")?;
     check_space(&config.data_path, source.bytes())?;
     let cancelled = node.revoked();
     source.copy_to(staging.folder(), &cancelled, progress).await?;
@@ -94,7 +98,8 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
     let place = Place {
         staging,
         data_path: Folder::open(&config.data_path)?,
-        own: own_folder(config)?,
+        disk: node.disk(),
+        keyward_dir: config.keyward_dir(),
         assignments: source.assignments.clone(),
         owner: config
             .engine
@@ -105,8 +110,9 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
             .map_err(SnapshotError::Engine)?,
     };
     let names = place.names()?;
-    let journal_before = read_journal(&place.own, Trust::own())?;
-    let (data_path, own) = (place.data_path.again()?, place.own.again()?);
+    let journal_before = read_journal(&own_folder(node)?, Trust::own())?;
+    let data_path = place.data_path.again()?;
+    let (disk, keyward_dir) = (node.disk(), config.keyward_dir());
     node.set_restoring(Some(&names))?;
     let placed = match blocking(move || place.all()).await {
         Ok(()) => node.install_restored(prepared, &hold).await.map_err(SnapshotError::Node),
@@ -115,8 +121,7 @@ pub async fn restore(node: &NodeHandle, from: &Url, progress: &Progress) -> Resu
     if let Err(error) = placed {
         blocking(move || {
             files::remove(&data_path, &names)?;
-            // The next start gives it to the database's user.
-            replace_journal(&own, journal_before.as_deref(), None)
+            replace_journal(&*disk, &keyward_dir, journal_before.as_deref())
         })
         .await?;
         node.set_restoring(None)?;
@@ -158,13 +163,13 @@ impl Source {
         }
         let store = Store::open(from, credentials)?;
         let shown = store.shown().to_owned();
-        let Some(bytes) = store.get(manifest::NAME).await? else {
+        let Some(bytes) = store.get(manifest::NAME, LONGEST_IN_MEMORY).await? else {
             return Err(SnapshotError::NoSnapshot { place: shown });
         };
         let manifest = Manifest::parse(&bytes).map_err(SnapshotError::Manifest)?;
         let small = async |name: &str, entry: &manifest::FileEntry| {
             let damaged = || SnapshotError::Damaged { path: entry.path.clone() };
-            let bytes = store.get(name).await?.ok_or_else(damaged)?;
+            let bytes = store.get(name, entry.size.min(LONGEST_IN_MEMORY)).await?.ok_or_else(damaged)?;
             let sha256 = HEXLOWER.encode(digest(&SHA256, &bytes).as_ref());
             if bytes.len() as u64 != entry.size || sha256 != entry.sha256 {
                 Err(damaged())
@@ -261,8 +266,8 @@ impl Source {
 struct Place {
     staging: Staging,
     data_path: Folder,
-    /// `.keyward`.
-    own: Folder,
+    disk: Arc<dyn Disk>,
+    keyward_dir: PathBuf,
     assignments: Option<Vec<u8>>,
     owner: Option<(u32, u32)>,
 }
@@ -288,30 +293,23 @@ impl Place {
         for (name, _) in staging.entries()? {
             staging.move_into(&name, &self.data_path)?;
         }
-        replace_journal(&self.own, self.assignments.as_deref(), self.owner)?;
+        replace_journal(&*self.disk, &self.keyward_dir, self.assignments.as_deref())?;
         Ok(self.data_path.sync()?)
     }
 }
 
 /// Puts this assignment journal in the place of the one there is, or takes that away; durable when it
-/// returns.
-fn replace_journal(
-    own: &Folder,
-    bytes: Option<&[u8]>,
-    owner: Option<(u32, u32)>,
-) -> Result<(), SnapshotError> {
-    let name = OsStr::new(ASSIGNMENTS);
-    own.remove(name)?;
-    if let Some(bytes) = bytes {
-        let failed = |source| SnapshotError::File { path: own.path().join(name), source };
-        let mut journal = own.create(name)?;
-        journal.write_all(bytes).map_err(failed)?;
-        if let Some((uid, gid)) = owner {
-            fchown(&journal, Some(uid), Some(gid)).map_err(failed)?;
-        }
-        journal.sync_all().map_err(failed)?;
-    }
-    Ok(own.sync()?)
+/// returns, and cut off anywhere one of the two is there, whole. The next start gives it to the database's user.
+fn replace_journal(disk: &dyn Disk, keyward_dir: &Path, bytes: Option<&[u8]>) -> Result<(), SnapshotError> {
+    let path = keyward_dir.join(ASSIGNMENTS);
+    let replaced = match bytes {
+        Some(bytes) => disk::replace(disk, &path, bytes),
+        None => disk::remove_replaced(disk, &path).and_then(|()| disk.sync_dir(keyward_dir)),
+    };
+    replaced.map_err(|source| match source.downcast::<FolderError>() {
+        Ok(refused) => refused.into(),
+        Err(source) => SnapshotError::File { path, source },
+    })
 }
 
 fn check_space(data_path: &Path, needed: u64) -> Result<(), SnapshotError> {
@@ -322,4 +320,74 @@ fn check_space(data_path: &Path, needed: u64) -> Result<(), SnapshotError> {
         return Err(SnapshotError::NoSpace { path: data_path.to_owned(), needed, free });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{fake::FakeDisk, read_replaced};
+
+    const DIR: &str = "/db/.keyward";
+    const BEFORE: &[u8] = b"the journal that was there";
+    const RESTORED: &[u8] = b"the journal of the snapshot, which is longer";
+
+    fn journal(disk: &FakeDisk, wanted: &[Option<&[u8]>]) -> Option<Vec<u8>> {
+        let whole = |bytes: &[u8]| wanted.contains(&Some(bytes));
+        read_replaced(disk, &Path::new(DIR).join(ASSIGNMENTS), whole).unwrap()
+    }
+
+    fn with(bytes: Option<&[u8]>) -> FakeDisk {
+        let disk = FakeDisk::default();
+        disk.write(&Path::new(DIR).join("keystore.json"), b"kept").unwrap();
+        disk.sync_file(&Path::new(DIR).join("keystore.json")).unwrap();
+        disk.sync_dir(Path::new(DIR)).unwrap();
+        replace_journal(&disk, Path::new(DIR), bytes).unwrap();
+        disk
+    }
+
+    #[test]
+    fn no_power_cut_leaves_half_a_journal_or_none_where_there_was_one() {
+        let mut cuts = 0;
+        for (before, after) in [
+            (Some(BEFORE), Some(RESTORED)),
+            (Some(RESTORED), Some(BEFORE)),
+            (Some(BEFORE), None),
+            (None, Some(RESTORED)),
+            (None, None),
+        ] {
+            for operations in 0.. {
+                let disk = with(before);
+                disk.lose_power_after(operations);
+                let outcome = replace_journal(&disk, Path::new(DIR), after);
+                for (cut, left) in disk.after_power_cuts() {
+                    let what = format!("{before:?} to {after:?}, after {operations}, {cut}");
+                    let found = journal(&left, &[before, after]);
+                    let one_of_both = found.as_deref() == before || found.as_deref() == after;
+                    assert!(one_of_both, "{what}: {found:?}");
+                    if outcome.is_ok() {
+                        assert_eq!(found.as_deref(), after, "{what}");
+                    }
+                    replace_journal(&left, Path::new(DIR), after).unwrap();
+                    assert_eq!(journal(&left, &[after]).as_deref(), after, "{what}: repeated");
+                    let names = left.files().len();
+                    assert_eq!(names, 1 + usize::from(after.is_some()), "{what}: nothing stays beside it");
+                    cuts += 1;
+                }
+                if outcome.is_ok() {
+                    break;
+                }
+            }
+        }
+        assert!(cuts > 30, "{cuts}: the power was really cut");
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_journal_that_was_there() {
+        let disk = with(Some(BEFORE));
+        let used: usize = disk.files().values().map(Vec::len).sum();
+        disk.set_space(Some(used + 3));
+        assert!(replace_journal(&disk, Path::new(DIR), Some(RESTORED)).is_err());
+        assert_eq!(journal(&disk, &[]).as_deref(), Some(BEFORE));
+        assert_eq!(disk.files().len(), 2);
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use data_encoding::HEXLOWER;
 use futures_util::TryStreamExt;
 use object_store::{
@@ -109,13 +109,23 @@ impl Store {
         Ok(FileEntry { path: String::new(), size, sha256: HEXLOWER.encode(hash.finish().as_ref()) })
     }
 
-    /// A small object, when it is there.
-    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, SnapshotError> {
-        match self.store.get(&self.object(name)).await {
-            Ok(found) => Ok(Some(found.bytes().await.map_err(|e| self.failed(e))?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed(error)),
+    /// A small object, when it is there, of at most `limit` bytes: it is read into memory, from a store that may be
+    /// in wrong hands.
+    pub(super) async fn get(&self, name: &str, limit: u64) -> Result<Option<Bytes>, SnapshotError> {
+        let found = match self.store.get(&self.object(name)).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let mut stream = found.into_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = stream.try_next().await.map_err(|e| self.failed(e))? {
+            if bytes.len() as u64 + chunk.len() as u64 > limit {
+                return Err(SnapshotError::Damaged { path: name.to_owned() });
+            }
+            bytes.extend_from_slice(&chunk);
         }
+        Ok(Some(bytes.freeze()))
     }
 
     /// Copies an object into a new file and checks it against `entry`. `shown` is for messages.
@@ -144,6 +154,10 @@ impl Store {
             }
             hash.update(&chunk);
             size += chunk.len() as u64;
+            // What is longer is another file, and may have no end.
+            if size > entry.size {
+                return Err(damaged());
+            }
             to.write_all(&chunk).await.map_err(unwritable)?;
             progress(chunk.len() as u64);
         }
@@ -269,11 +283,26 @@ mod tests {
             let open = (fs::File::create_new(&target).unwrap(), &*target);
             let result = store.get_file("data/a/b.wt", &entry, open, &token, &mut |_| {}).await;
             assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{n}: {result:?}");
+            // What has no end fills no disk.
+            assert!(fs::metadata(&target).unwrap().len() <= entry.size, "{n}");
         }
         let target = dir.path().join("t");
         let open = (fs::File::create_new(&target).unwrap(), &*target);
         let result = store.get_file("data/gone", &entry, open, &token, &mut |_| {}).await;
         assert!(matches!(result, Err(SnapshotError::Damaged { .. })));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_into_memory_beyond_what_it_may_hold() {
+        let store = Store::for_test();
+        store.put("manifest.json", vec![b' '; 100]).await.unwrap();
+        assert_eq!(store.get("manifest.json", 100).await.unwrap().unwrap().len(), 100);
+        let result = store.get("manifest.json", 99).await;
+        assert!(
+            matches!(&result, Err(SnapshotError::Damaged { path }) if path == "manifest.json"),
+            "{result:?}"
+        );
+        assert!(store.get("gone", 99).await.unwrap().is_none());
     }
 
     #[tokio::test]

@@ -62,6 +62,43 @@ fn ask_as(uid: u32, socket: &Path, bytes: &[u8]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
+/// How many of 200 connections of `NOBODY` are not closed at once.
+fn kept_of_many(socket: &Path) -> Result<usize> {
+    let output = Command::new("/usr/bin/python3")
+        .args(["-I", "-c", FLOOD])
+        .arg(socket)
+        .env_clear()
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+/// A database process that was taken over must not be able to take the agent's descriptors either: without one left
+/// the vault cannot be asked, and a revocation is not seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engines_own_user_gets_no_more_connections_than_an_engine_needs() -> Result<()> {
+    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/python3").exists() {
+        keyward_testkit::report_skip("it needs root, and /usr/bin/python3, which every user may run");
+        return Ok(());
+    }
+    let world = World::new().await?;
+    let (_, mut config) = world.config("n")?;
+    config.engine.user = Some(format!("{NOBODY}:{NOBODY}"));
+    let agent = Agent::start(config.clone()).await?;
+    agent.client.run(&Request::Stop, |_| {}).await?;
+    for folder in [world.dir.path(), &world.path("n"), &world.path("n/state"), &world.path("n/state/keys")] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+    }
+    let open = kept_of_many(&config.key_socket())?;
+    assert!((9..=64).contains(&open), "{open} of 200 were kept open");
+    // The agent is as it was.
+    assert_eq!(agent.client.status().await?.state, NodeState::Stopped);
+    agent.end().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_sockets_refuse_a_process_of_another_user() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
@@ -125,16 +162,7 @@ async fn both_sockets_refuse_a_process_of_another_user() -> Result<()> {
         );
     }
     // Who opens many and says nothing gets a few: the agent needs its descriptors to ask the vault.
-    let output = Command::new("/usr/bin/python3")
-        .args(["-I", "-c", FLOOD])
-        .arg(&keys)
-        .env_clear()
-        .current_dir("/")
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let open: usize = String::from_utf8(output.stdout)?.trim().parse()?;
+    let open = kept_of_many(&keys)?;
     assert!((1..=8).contains(&open), "{open} of 200 were kept open");
 
     // The control: the same request from root is answered.

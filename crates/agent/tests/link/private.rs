@@ -74,8 +74,18 @@ async fn a_node_sends_nothing_to_a_public_address_and_takes_it_for_an_outage() -
         .until_report(node, "that it is kept from the vault", |report| {
             report.status.state == NodeState::WaitingForCustomerKey
                 && report.status.reason.contains(Class::DeniedByPrivateLink.text())
+                && report.status.reason.contains(&PUBLIC.to_string())
         })
         .await?;
+    // Here as there: the whole reason, with the address that was met, and as evidence.
+    let wanted = format!("has the public address {PUBLIC}");
+    let status = agent.client.status().await?;
+    for status in [&report.status, &status] {
+        assert!(status.reason.contains(&wanted), "{status:#?}");
+        let newest = status.evidence.first().context("evidence")?;
+        assert!(newest.message.as_deref().is_some_and(|text| text.contains(&wanted)), "{newest:#?}");
+        assert_eq!(newest.class, Class::DeniedByPrivateLink);
+    }
     assert!(report.wraps.is_empty() && report.status.master_key.is_none(), "{report:#?}");
     assert_ne!(report.status.verdict, Verdict::Revoked);
     assert_eq!(asked(&world).await?, before, "the vault was asked over a public address");

@@ -17,7 +17,7 @@ use keyward_agent::{
         client::{AdminClient, ClientError},
     },
     config::Config,
-    disk::HostDisk,
+    disk::{Disk as _, HostDisk},
     node::{MakeService, Parts},
 };
 use keyward_kms::azure::{AzureKeyService, names::Names};
@@ -211,7 +211,7 @@ impl Agent {
     /// One that asks this resolver for the addresses of vaults, Entra ID and ARM.
     pub(crate) async fn start_with_names(config: Config, names: Arc<dyn Names>) -> Result<Self> {
         for dir in [&config.state_dir, &config.keyward_dir()] {
-            fs::create_dir_all(dir)?;
+            HostDisk.create_dir(dir)?;
         }
         let make_service: MakeService = Arc::new(move |azure| {
             Ok(Arc::new(AzureKeyService::with_names(azure.clone(), Arc::clone(&names))?) as _)

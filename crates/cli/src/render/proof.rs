@@ -68,6 +68,14 @@ pub(crate) fn text(proof: &Proof) -> String {
     if proof.skipped.len() > LISTED {
         field("", format!("and {} more", proof.skipped.len() - LISTED));
     }
+    let mut name = "passed over";
+    for passed in proof.passed_over.iter().take(LISTED) {
+        field(name, format!("{}: {}", passed.path.display(), passed.why));
+        name = "";
+    }
+    if proof.passed_over.len() > LISTED {
+        field("", format!("and {} more (--json lists them)", proof.passed_over.len() - LISTED));
+    }
     lines.push(String::new());
     lines.join("\n")
 }
@@ -93,6 +101,7 @@ mod tests {
             journal: blocks(40),
             file_results: Vec::new(),
             skipped: Vec::new(),
+            passed_over: Vec::new(),
             creation_string: None,
             kept: vec![
                 Kept { place: "*.wt".into(), holds: "documents".into(), how: How::Encrypted },

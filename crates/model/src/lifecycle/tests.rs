@@ -40,16 +40,21 @@ fn a_key_refused_at_start_is_obeyed_at_once() {
     assert_eq!(node.state(), NodeState::StoppedRevoked);
 }
 
+fn unavailable(class: Class) -> UnlockFailure {
+    UnlockFailure::Unavailable(format!("{}, in whole", class.text()))
+}
+
 #[test]
 fn an_outage_at_start_is_waited_out() {
     let mut node = node();
     node.on(Event::Tick, 0);
-    assert_eq!(node.on(Event::Unlocked(Err(UnlockFailure::Unavailable(Class::TimedOut))), 1), []);
+    assert_eq!(node.on(Event::Unlocked(Err(unavailable(Class::TimedOut))), 1), []);
     assert_eq!((node.state(), node.next_tick_ms()), (NodeState::WaitingForCustomerKey, Some(1_001)));
+    assert_eq!(node.reason(), format!("{}, in whole (1 attempt so far)", Class::TimedOut.text()));
     assert_eq!(node.on(Event::Tick, 1_000), []);
     assert_eq!(node.on(Event::Tick, 1_001), [Effect::Unlock]);
     assert_eq!(node.state(), NodeState::WaitingForCustomerKey);
-    node.on(Event::Unlocked(Err(UnlockFailure::Unavailable(Class::TimedOut))), 1_002);
+    node.on(Event::Unlocked(Err(unavailable(Class::TimedOut))), 1_002);
     assert_eq!(node.next_tick_ms(), Some(3_002));
     assert_eq!(node.on(Event::Judged { revoked: None, answers: true }, 1_500), [Effect::Unlock]);
     assert_eq!(node.on(Event::Unlocked(Ok(())), 1_600), [Effect::Spawn]);
@@ -58,7 +63,7 @@ fn an_outage_at_start_is_waited_out() {
 #[test]
 fn an_adopted_engine_outlives_an_outage_and_a_damaged_keystore() {
     for failure in [
-        UnlockFailure::Unavailable(Class::ConnectionFailed),
+        unavailable(Class::ConnectionFailed),
         UnlockFailure::Refused(Class::KeyDisabled),
         UnlockFailure::Broken("the keystore is damaged".into()),
     ] {
@@ -178,7 +183,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(|hello_seen| Event::EngineFound { hello_seen }),
         4 => Just(Event::Unlocked(Ok(()))),
         1 => any_class().prop_map(|c| Event::Unlocked(Err(UnlockFailure::Refused(c)))),
-        1 => any_class().prop_map(|c| Event::Unlocked(Err(UnlockFailure::Unavailable(c)))),
+        1 => any_class().prop_map(|c| Event::Unlocked(Err(unavailable(c)))),
         1 => Just(Event::Unlocked(Err(UnlockFailure::Broken("b".into())))),
         4 => Just(Event::Spawned(Ok(()))),
         1 => any::<bool>().prop_map(|again| Event::Spawned(Err(SpawnFailure { text: "s".into(), again }))),

@@ -294,3 +294,34 @@ fn what_is_no_message_is_not_taken_for_one() {
         assert!(room(&head).is_empty(), "{length}");
     }
 }
+
+/// What a database says of itself stands in status, and the server is told: one in wrong hands may say anything.
+#[tokio::test]
+async fn a_database_that_says_too_much_is_cut_short() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let much = "x".repeat(1_000_000);
+    let answers = [
+        doc! { "ok": 1 },
+        doc! { "ok": 0, "code": 1, "errmsg": &much, "codeName": &much },
+        doc! {
+            "ok": 1, "version": &much,
+        },
+    ];
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for answer in answers {
+            let mut head = [0; 16];
+            stream.read_exact(&mut head).await.unwrap();
+            stream.read_exact(&mut room(&head)).await.unwrap();
+            let mut message = message(1, &answer).unwrap();
+            message[8..12].copy_from_slice(&word(&head, 4).to_le_bytes());
+            stream.write_all(&message).await.unwrap();
+        }
+    });
+    let database = Database::new(&engine(port, None));
+    let error = database.version().await.unwrap_err();
+    assert!(chain(&error).contains("xxx") && chain(&error).len() < 2_000, "{}", chain(&error).len());
+    assert_eq!(database.version().await.unwrap().len(), 64);
+    serving.await.unwrap();
+}
