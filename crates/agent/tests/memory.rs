@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{collections::HashSet, ffi::OsStr, fs, path::Path, process::Command, time::Duration};
 
 use aho_corasick::AhoCorasick;
 use anyhow::{Context as _, Result, ensure};
@@ -42,13 +42,21 @@ impl Known {
     }
 }
 
+/// Of keys, the master key, as one that was replaced by another one later.
+fn earlier(keys: Vec<Known>, number: usize) -> impl Iterator<Item = Known> {
+    let master = keys.into_iter().filter(|key| key.name == MASTER);
+    master.map(move |key| Known { name: format!("{MASTER} replaced by rotation {number}"), ..key })
+}
+
+const MASTER: &str = "master key";
+
 /// The node's keys, as only the customer key's owner can learn them.
 async fn known_keys(config: &keyward_agent::config::Config) -> Result<Vec<Known>> {
     let sealed = SealedKeystore::parse(&fs::read(config.data_path.join(".keyward/keystore.json"))?)?;
     let service = AzureKeyService::new(config.customer_key.azure.clone())?;
     let wrap = &sealed.wraps()[0];
     let (mut master, _) = service.unwrap(&wrap.key_identifier.parse()?, &wrap.ciphertext).await?;
-    let mut known = vec![Known { name: "master key".to_owned(), bytes: master.to_vec() }];
+    let mut known = vec![Known { name: MASTER.to_owned(), bytes: master.to_vec() }];
     let open = sealed.open(MasterKey::take_from(&mut master)?)?;
     for (entry, key) in open.database_keys()? {
         known.push(Known { name: format!("database key {:?}", entry.purpose), bytes: key.expose().to_vec() });
@@ -94,15 +102,20 @@ async fn a_core_of_the_idle_agent_holds_no_key() -> Result<()> {
     until_state(&client, NodeState::Running).await?;
     insert(&database(world.port).await?, "shop", 0..10).await?;
     // Everything that handles keys has happened at least once.
+    let mut known: Vec<_> = earlier(known_keys(&config).await?, 1).collect();
     client.run(&Request::RotateMasterKey, |_| {}).await?;
     let second =
         world.vault.admin.rotate_key("k1").await?.versions.last().context("one")?.key_identifier.clone();
     client.run(&support::rewrap_to(&second)?, |_| {}).await?;
+    known.extend(earlier(known_keys(&config).await?, 2));
     client.run(&Request::RotateMasterKey, |_| {}).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
 
-    let known = known_keys(&config).await?;
-    assert!(known.len() > 5);
+    known.extend(known_keys(&config).await?);
+    assert!(known.len() > 7);
+    let masters: HashSet<_> =
+        known.iter().filter(|key| key.name.starts_with(MASTER)).map(|key| &key.bytes).collect();
+    assert_eq!(masters.len(), 3, "each rotation made another one");
     let found = search(&core(agent.pid(), world.dir.path(), false)?, &known)?;
     assert!(found.is_empty(), "a core of the idle agent holds {found:?}");
 
@@ -120,4 +133,20 @@ async fn a_core_of_the_idle_agent_holds_no_key() -> Result<()> {
         );
     }
     agent.kill()
+}
+
+/// In a container that may lock no memory a node works, and says what it does without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_lock_no_memory_runs_and_says_so() -> Result<()> {
+    let world = World::new().await?;
+    let (path, config) = world.config("n")?;
+    let agent = support::AgentProcess::start_with(&path, &[(support::LOCKS_NO_MEMORY, OsStr::new("1"))])?;
+    let client = connect(&config.admin_socket).await?;
+    until_state(&client, NodeState::Running).await?;
+    insert(&database(world.port).await?, "shop", 0..10).await?;
+    let status = client.status().await?;
+    assert!(!status.memory_locked);
+    let said = status.warnings.iter().find(|warning| warning.contains("memory that is not locked"));
+    assert!(said.is_some_and(|warning| warning.contains("RLIMIT_MEMLOCK")), "{:?}", status.warnings);
+    agent.terminate()
 }

@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use keyward_keys::{KeyId, MasterKey, NodeId, assignment::Assignment};
+use keyward_keys::{
+    KeyId, MasterKey, NodeId,
+    assignment::{Assignment, encode_assignment},
+};
 
 use super::{
     Keyring, KeyringError,
@@ -228,6 +231,74 @@ fn no_power_cut_after_a_put_back_that_failed_loses_a_key() {
         }
     }
     assert!(cuts > 20, "{cuts}: the power was really cut");
+}
+
+/// As the encryptor does it: gives a spare to a database, and writes that down behind what the journal holds.
+fn write_down(ring: &Keyring) -> Result<Assignment, KeyringError> {
+    let spares = ring.keys_not_in(&mut Default::default(), true)?;
+    let spare = spares.iter().max_by_key(|spare| spare.id).expect("there is a spare");
+    let assignment = Assignment { key_id: spare.id, database: format!("db-{}", spare.id) };
+    let written = || {
+        let mut journal = crate::disk::read_if_there(&*ring.disk, &ring.journal)?.unwrap_or_default();
+        journal.extend(encode_assignment(&assignment, &spare.key).expect("the name is good"));
+        ring.disk.write(&ring.journal, &journal)?;
+        ring.disk.sync_file(&ring.journal)?;
+        ring.disk.sync_dir(ring.journal.parent().expect("it is in a folder"))
+    };
+    written().map_err(ring.journal_error("written"))?;
+    Ok(assignment)
+}
+
+/// What the database's process has written down before it made a table is known for good, however the agent that
+/// takes it in is cut off: else the table's pages would be under a spare that goes to another database.
+#[test]
+fn no_power_cut_while_a_journal_is_taken_in_loses_an_assignment() {
+    let vault = TableVault::default();
+    let disk = Arc::new(FakeDisk::default());
+    let ring = keyring(&disk);
+    start(&ring, &vault, false).unwrap();
+    let base = disk.after_power_cut(Contents::Kept, Names { kept: usize::MAX, torn: Torn::No });
+    let ways: [(&str, Operation); 2] =
+        [("folds", |ring, _| ring.fold_journal(NOW)), ("retires", |ring, _| ring.retire_journal(NOW))];
+    for (name, take_in) in ways {
+        let mut known_after = 0;
+        for operations in 0.. {
+            let disk = Arc::new(base.clone());
+            let ring = keyring(&disk);
+            start(&ring, &vault, true).unwrap();
+            let had = all_keys(&ring);
+            disk.lose_power_after(operations);
+            let written = write_down(&ring);
+            let outcome = if written.is_ok() { take_in(&ring, &vault) } else { Ok(()) };
+            for (cut, left) in disk.after_power_cuts() {
+                let what = format!("an agent that {name}, power cut after {operations} operations, {cut}");
+                let ring = keyring(&Arc::new(left));
+                start(&ring, &vault, true)
+                    .unwrap_or_else(|error| panic!("{what}: {}", crate::node::chain(&error)));
+                assert_nothing_lost(&had, &all_keys(&ring), &what);
+                if let Ok(assignment) = &written {
+                    let view = ring.view().unwrap();
+                    let found = view.database_keys.iter().find(|key| key.database == assignment.database);
+                    assert_eq!(
+                        found.map(|key| key.id.clone()),
+                        Some(assignment.key_id.to_string()),
+                        "{what}: the database's key is forgotten"
+                    );
+                    known_after += 1;
+                }
+                write_down(&ring)
+                    .and_then(|_| take_in(&ring, &vault))
+                    .unwrap_or_else(|error| panic!("{what}: not repeatable: {}", crate::node::chain(&error)));
+            }
+            if !disk.has_lost_power() {
+                outcome.unwrap_or_else(|error| panic!("{name}: {}", crate::node::chain(&error)));
+                let left = disk.files().contains_key(&ring.journal);
+                assert_eq!(left, name == "folds", "a retired journal is gone");
+                break;
+            }
+        }
+        assert!(known_after >= 9, "{name}: {known_after} power cuts after it was written down");
+    }
 }
 
 #[test]

@@ -382,6 +382,9 @@ impl Drop for AgentProcess {
 /// Runs the agent that the environment names; returns at once when it names none.
 pub(crate) fn agent_main() {
     let Some(path) = std::env::var_os("KEYWARD_TEST_AGENT_CONFIG") else { return };
+    if std::env::var_os(LOCKS_NO_MEMORY).is_some() {
+        lock_no_memory();
+    }
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).try_init();
     let config = Config::load(Path::new(&path)).expect("the test wrote a good file");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -401,6 +404,22 @@ pub(crate) fn agent_main() {
             keyward_agent::run(config, shutdown).await.map_err(anyhow::Error::from)
         })
         .expect("the agent runs");
+}
+
+/// In the environment of an agent process: it may lock no memory.
+pub(crate) const LOCKS_NO_MEMORY: &str = "KEYWARD_TEST_LOCKS_NO_MEMORY";
+
+fn lock_no_memory() {
+    use rustix::{
+        process::{Resource, Rlimit, setrlimit},
+        thread::{CapabilitySet, capabilities, set_capabilities},
+    };
+    // Root may lock without limit, as long as it has this capability.
+    let mut sets = capabilities(None).expect("the process's own");
+    sets.effective.remove(CapabilitySet::IPC_LOCK);
+    sets.permitted.remove(CapabilitySet::IPC_LOCK);
+    set_capabilities(None, sets).expect("fewer are always allowed");
+    setrlimit(Resource::Memlock, Rlimit { current: Some(0), maximum: Some(0) }).expect("a lower limit");
 }
 
 /// SIGKILL.
