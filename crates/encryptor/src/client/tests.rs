@@ -56,6 +56,16 @@ fn answer_once(socket: &Path, answer: ToEncryptor) -> JoinHandle<(ToAgent, UnixS
     })
 }
 
+/// A link to an agent that welcomed it, the keys it was given, and the agent's end.
+fn linked(socket: &Path, log: Arc<dyn Log>) -> (Link, Arc<Keyring>, UnixStream) {
+    let agent = answer_once(socket, welcome(true));
+    let (greeted, welcomed) = Link::connect(socket, &introduction()).unwrap();
+    let keyring = Arc::new(Keyring::new(welcomed.system_key_id, welcomed.keys));
+    let link = greeted.keep(Arc::clone(&keyring), log).unwrap();
+    let (_, stream) = agent.join().unwrap();
+    (link, keyring, stream)
+}
+
 #[test]
 fn hello_says_who_is_there_and_keys_come_back() {
     let place = place();
@@ -163,11 +173,7 @@ fn another_users_process_at_the_socket_gets_no_hello() {
 fn the_thread_tells_takes_in_reconnects_and_ends() {
     let place = place();
     let socket = place.path().join("agent.sock");
-    let agent = answer_once(&socket, welcome(true));
-    let (greeted, welcomed) = Link::connect(&socket, &introduction()).unwrap();
-    let keyring = Arc::new(Keyring::new(welcomed.system_key_id, welcomed.keys));
-    let link = greeted.keep(Arc::clone(&keyring), Arc::new(Silent)).unwrap();
-    let (_, mut stream) = agent.join().unwrap();
+    let (link, keyring, mut stream) = linked(&socket, Arc::new(Silent));
     let assigned = |database: &str| {
         ToAgent::Assigned(Assignment { key_id: KeyId::from_bytes([2; 16]), database: database.to_owned() })
     };
@@ -206,11 +212,7 @@ fn the_thread_tells_takes_in_reconnects_and_ends() {
 fn the_end_does_not_wait_for_an_agent_that_is_silent() {
     let place = place();
     let socket = place.path().join("agent.sock");
-    let agent = answer_once(&socket, welcome(true));
-    let (greeted, welcomed) = Link::connect(&socket, &introduction()).unwrap();
-    let keyring = Arc::new(Keyring::new(welcomed.system_key_id, welcomed.keys));
-    let link = greeted.keep(Arc::clone(&keyring), Arc::new(Silent)).unwrap();
-    let (_, stream) = agent.join().unwrap();
+    let (link, _, stream) = linked(&socket, Arc::new(Silent));
     // Half a frame, and silence: the thread waits for the rest.
     let mut half = stream.try_clone().unwrap();
     std::io::Write::write_all(&mut half, &[9, 0, 0, 0]).unwrap();
@@ -241,12 +243,9 @@ fn the_end_does_not_wait_for_an_agent_that_is_silent() {
 fn an_agent_that_breaks_off_is_not_asked_without_end() {
     let place = place();
     let socket = place.path().join("agent.sock");
-    let agent = answer_once(&socket, welcome(true));
-    let (greeted, welcomed) = Link::connect(&socket, &introduction()).unwrap();
-    let keyring = Arc::new(Keyring::new(welcomed.system_key_id, welcomed.keys));
     let log = Arc::new(Kept::default());
-    let link = greeted.keep(keyring, Arc::clone(&log) as Arc<dyn Log>).unwrap();
-    drop(agent.join().unwrap());
+    let (link, _, stream) = linked(&socket, Arc::clone(&log) as Arc<dyn Log>);
+    drop(stream);
     fs::remove_file(&socket).unwrap();
     let listener = UnixListener::bind(&socket).unwrap();
     let begun = Instant::now();
@@ -277,11 +276,7 @@ fn an_agent_that_breaks_off_is_not_asked_without_end() {
 fn a_conversation_that_broke_off_is_closed() {
     let place = place();
     let socket = place.path().join("agent.sock");
-    let agent = answer_once(&socket, welcome(true));
-    let (greeted, welcomed) = Link::connect(&socket, &introduction()).unwrap();
-    let keyring = Arc::new(Keyring::new(welcomed.system_key_id, welcomed.keys));
-    let link = greeted.keep(keyring, Arc::new(Silent)).unwrap();
-    let (_, mut stream) = agent.join().unwrap();
+    let (link, _, mut stream) = linked(&socket, Arc::new(Silent));
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     std::io::Write::write_all(&mut stream, &[0, 0, 0, 0, 200]).unwrap();
     assert!(matches!(read_to_agent(&mut stream), Err(WireError::Closed)));
