@@ -2,7 +2,7 @@
 //!
 //! Open addressing over cells that are filled once, eight bytes each, so that the table stays in the processor's cache
 //! while pages stream through it; the prefix itself lies beside the key that is needed anyway. A level that has
-//! become too full is followed by a level four times as large that begins with the same entries, so that a look-up
+//! become too full is followed by a level twice as large that begins with the same entries, so that a look-up
 //! asks only the newest level. After the last level the table takes no more: those prefixes are derived again for
 //! each page.
 
@@ -18,8 +18,8 @@ use crate::{
 
 type Prefix = [u8; PREFIX_BYTES];
 
-/// Sizes 4, 16, 64, … 16,384: small for a database opened once, room for some 10,000 openings.
-const LEVELS: usize = 7;
+/// Sizes 4, 8, 16, … 16,384: small for a database opened once, room for some 10,000 openings.
+const LEVELS: usize = 13;
 
 /// How many neighbours of its first cell an entry may lie in.
 const PROBES: usize = 64;
@@ -76,7 +76,7 @@ struct Level {
 
 impl Level {
     fn empty(level: usize) -> Self {
-        let cells = (0..4_usize << (2 * level)).map(|_| KeyCell::default()).collect();
+        let cells = (0..4_usize << level).map(|_| KeyCell::default()).collect();
         Self { cells, kept: AtomicUsize::new(0) }
     }
 

@@ -14,23 +14,31 @@ pub(crate) trait Side {
     fn run(&mut self);
 }
 
-/// Prints `ratio NAME VALUE at-least LIMIT`, where VALUE is how fast `ours` is compared with `reference` (1 = as fast).
+/// Compares two sides and prints how fast `ours` is compared with `reference` (1 = as fast).
 pub(crate) fn report(name: &str, at_least: f64, reference: &mut dyn Side, ours: &mut dyn Side) {
-    let (mut theirs, mut own) = (Vec::new(), Vec::new());
+    let [theirs, own] = in_turns([reference, ours]);
+    print(name, at_least, theirs / own);
+}
+
+/// Prints `ratio NAME VALUE at-least LIMIT`.
+pub(crate) fn print(name: &str, at_least: f64, ratio: f64) {
+    println!("ratio {name} {ratio:.3} at-least {at_least}");
+}
+
+/// What an undisturbed round of each side takes, in seconds.
+pub(crate) fn in_turns<const N: usize>(sides: [&mut dyn Side; N]) -> [f64; N] {
+    let mut rounds = [const { Vec::new() }; N];
     for round in 0..ROUNDS {
         // Who goes first changes from round to round.
-        if round % 2 == 0 {
-            theirs.push(time(reference));
-            own.push(time(ours));
-        } else {
-            own.push(time(ours));
-            theirs.push(time(reference));
+        for turn in 0..N {
+            let side = (round + turn) % N;
+            rounds[side].push(time(sides[side]));
         }
     }
-    theirs.sort();
-    own.sort();
-    let ratio = theirs[UNDISTURBED].as_secs_f64() / own[UNDISTURBED].as_secs_f64();
-    println!("ratio {name} {ratio:.3} at-least {at_least}");
+    rounds.map(|mut times: Vec<Duration>| {
+        times.sort();
+        times[UNDISTURBED].as_secs_f64()
+    })
 }
 
 fn time(side: &mut dyn Side) -> Duration {
