@@ -29,7 +29,10 @@ mod wrap;
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use keyward_kms::{KeyService, azure::AzureKeyService};
+use keyward_kms::{
+    KeyService,
+    azure::{AzureKeyService, Regions},
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -110,9 +113,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let _let_go = LetGo(Arc::clone(&disk));
     let clock = Clock::open().map_err(folder(PathBuf::from("/proc/sys/kernel/random/boot_id")))?;
     let engine = engine::open(&config)?;
-    let make_service: node::MakeService =
-        Arc::new(|azure| Ok(Arc::new(AzureKeyService::new(azure.clone())?) as Arc<dyn KeyService>));
-    let parts = Parts { make_service, engine, disk, clock };
+    let regions = Regions::default();
+    let make_service: node::MakeService = {
+        let regions = regions.clone();
+        Arc::new(move |azure| {
+            let service = AzureKeyService::new(azure.clone())?.with_regions(regions.clone());
+            Ok(Arc::new(service) as Arc<dyn KeyService>)
+        })
+    };
+    let parts = Parts { make_service, regions, engine, disk, clock };
     serve(config, parts, shutdown).await
 }
 

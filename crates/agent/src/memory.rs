@@ -4,13 +4,14 @@
 //! to find the engine again. Nothing here is secret; losing it is told, never papered over.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use keyward_keys::NodeId;
-use keyward_model::{Class, Judgement, lifecycle::Wanted, sync::ObservedSnapshot};
+use keyward_model::{Class, Judgement, KeyIdentifier, lifecycle::Wanted, sync::ObservedSnapshot};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
@@ -143,6 +144,22 @@ impl Memory {
         self.write("judgement.json", judged)
     }
 
+    /// In which region each customer key of the keystore last worked. No start waits for it: what cannot be read is told
+    /// in the log and learnt anew.
+    pub fn regions(&self) -> BTreeMap<KeyIdentifier, String> {
+        let read = self.read("regions.json");
+        read.unwrap_or_else(|error| {
+            tracing::warn!("where customer keys last worked is learnt anew: {}", crate::node::chain(&error));
+            None
+        })
+        .unwrap_or_default()
+    }
+
+    /// Remembers it.
+    pub fn set_regions(&self, regions: &BTreeMap<KeyIdentifier, String>) -> Result<(), MemoryError> {
+        self.write("regions.json", regions)
+    }
+
     /// Snapshots that this node took, oldest first.
     pub fn snapshots(&self) -> Result<Vec<ObservedSnapshot>, MemoryError> {
         Ok(self.read("snapshots.json")?.unwrap_or_default())
@@ -176,6 +193,16 @@ impl Memory {
         match engine {
             Some(engine) => self.write("engine.json", engine),
             None => self.remove("engine.json"),
+        }
+    }
+
+    /// Forgets the engine that ended, if it is still the one started last.
+    pub fn forget_engine(&self, ended: &EngineRecord) -> Result<(), MemoryError> {
+        let _changing = self.changing();
+        let process = |record: &EngineRecord| (record.pid, record.start_ticks, record.boot_id.clone());
+        match self.read_alone::<StartedEngine>("engine.json")? {
+            Some(started) if process(&started.record) == process(ended) => self.remove_alone("engine.json"),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -245,6 +272,10 @@ impl Memory {
     /// Takes a file of `dir` away, if it is there.
     pub(crate) fn remove(&self, name: &str) -> Result<(), MemoryError> {
         let _changing = self.changing();
+        self.remove_alone(name)
+    }
+
+    fn remove_alone(&self, name: &str) -> Result<(), MemoryError> {
         let path = self.dir.join(name);
         disk::remove_replaced(&*self.disk, &path).map_err(io_error(&path, "removed"))
     }

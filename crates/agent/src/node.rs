@@ -7,6 +7,7 @@ pub mod access;
 mod adoption;
 pub mod error;
 mod probing;
+mod remembering;
 mod shell;
 mod unlock;
 mod warnings;
@@ -22,7 +23,7 @@ use keyward_keys::{
     keystore::{FileImage, OpenKeystore, SealedKeystore, VerifiedWrap},
     memory_lock,
 };
-use keyward_kms::{KeyDescription, KeyService};
+use keyward_kms::{KeyDescription, KeyService, azure::Regions};
 use keyward_model::{
     Class, Evidence, KeyIdentifier, NodeState, NodeStatus, Timestamp, Verdict, Weight,
     lifecycle::{Event, Wanted},
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::{KeyAccess, MakeService, NextKey};
 pub use error::{NodeError, chain};
+use remembering::{Remembered, Remembering};
 pub use shell::Shell;
 
 use crate::{
@@ -58,6 +60,8 @@ const SNAPSHOTS_KEPT: usize = 200;
 pub struct Parts {
     /// What reaches customer keys.
     pub make_service: MakeService,
+    /// Where customer keys last worked, as those services learn it.
+    pub regions: Regions,
     /// The database process' kind.
     pub engine: Arc<dyn Engine>,
     /// The file system.
@@ -82,7 +86,7 @@ struct Inner {
     events: mpsc::UnboundedSender<Posted>,
     shared: Mutex<Shared>,
     changed: watch::Sender<u64>,
-    remembering: Mutex<()>,
+    remembering: Remembering,
     operation: Arc<tokio::sync::Mutex<()>>,
     holding: Arc<tokio::sync::Mutex<()>>,
 }
@@ -111,6 +115,8 @@ struct Shared {
     encryptors: usize,
     evidence: VecDeque<Evidence>,
     judged: Judged,
+    /// Where the customer keys of the keystore last worked, as `memory` has it.
+    regions: BTreeMap<KeyIdentifier, String>,
     revoked: CancellationToken,
     description: Option<KeyDescription>,
     /// Warnings by topic.
@@ -153,6 +159,9 @@ impl NodeHandle {
         let access = link::access_at_start(&config, &parts)?;
         let keyring = Keyring::new(file, Arc::clone(&parts.disk), journal, config.spare_database_keys);
         let judged = memory.judged()?;
+        let regions = memory.regions();
+        regions.iter().for_each(|(key, region)| parts.regions.note(key, region));
+        let remembering = Remembering::new(Remembered { judged: judged.clone(), regions: regions.clone() });
         let (events, posted) = mpsc::unbounded_channel();
         let shared = Shared {
             state: NodeState::Starting,
@@ -167,6 +176,7 @@ impl NodeHandle {
             encryptors: 0,
             evidence: VecDeque::new(),
             judged,
+            regions,
             revoked: CancellationToken::new(),
             description: None,
             notes: BTreeMap::new(),
@@ -187,7 +197,7 @@ impl NodeHandle {
             events,
             shared: Mutex::new(shared),
             changed: watch::Sender::new(0),
-            remembering: Mutex::default(),
+            remembering,
             operation: Arc::default(),
             holding: Arc::default(),
         }));
@@ -551,11 +561,12 @@ impl NodeHandle {
     /// from meanwhile is shown and does not count.
     pub(crate) fn note_evidence(&self, evidence: Evidence) {
         let class = evidence.class;
-        let counts = self.0.keyring.view().is_none_or(|view| {
+        let view = self.0.keyring.view();
+        let counts = view.as_ref().is_none_or(|view| {
             view.primary.as_ref().is_none_or(|key| *key == evidence.key_identifier.to_string())
         });
         let policy = self.access().policy;
-        let (before, after) = {
+        let (changed, before, after) = {
             let mut shared = self.shared();
             let before = shared.judged.clone();
             if counts {
@@ -568,35 +579,21 @@ impl NodeHandle {
                 };
                 shared.judged = Judged { judgement, refusal };
             }
+            let moved = class == Class::Success && shared.note_region(&evidence, view.as_deref());
             shared.evidence.push_front(evidence);
             shared.evidence.truncate(EVIDENCE_KEPT);
-            (before, shared.judged.clone())
+            (moved || shared.judged != before, before, shared.judged.clone())
         };
-        if !counts {
-            return self.touch();
-        }
         if after.judgement.verdict != before.judgement.verdict {
             tracing::info!(verdict = ?after.judgement.verdict, ?class, "the verdict changed: {}", class.text());
         }
-        // Heard first: a disk that hangs must not keep a revocation from being obeyed.
-        self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
-        if after != before {
-            self.remember_judged();
-        }
-    }
-
-    /// Writes down the judgement as it is by now: of two that follow each other closely the later one stays.
-    fn remember_judged(&self) {
-        let remembered = {
-            let _one_at_a_time = self.0.remembering.lock().unwrap_or_else(PoisonError::into_inner);
-            let judged = self.shared().judged.clone();
-            self.0.memory.set_judged(&judged)
-        };
-        if let Err(error) = remembered {
-            tracing::error!("the judgement could not be remembered: {}", chain(&error));
-            self.set_note("judgement", Some(format!("the judgement is not remembered: {}", chain(&error))));
+        if counts {
+            self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
         } else {
-            self.set_note("judgement", None);
+            self.touch();
+        }
+        if changed {
+            self.remember();
         }
     }
 
@@ -647,6 +644,21 @@ impl NodeHandle {
 }
 
 impl Shared {
+    /// Whether the key works in another region than before. Keys that the keystore has left are forgotten.
+    fn note_region(&mut self, worked: &Evidence, keystore: Option<&View>) -> bool {
+        let Some(region) = &worked.region else { return false };
+        let key = &worked.key_identifier;
+        if self.regions.get(key) == Some(region) {
+            return false;
+        }
+        self.regions.insert(key.clone(), region.clone());
+        let relied_on = keystore.map(|view| &view.wraps[..]).unwrap_or_default();
+        self.regions.retain(|known, _| {
+            known == key || relied_on.iter().any(|wrap| wrap.key_identifier == known.to_string())
+        });
+        true
+    }
+
     fn state_error(&self) -> NodeError {
         let class = match self.state {
             NodeState::StoppedRevoked => self.judged.refusal,

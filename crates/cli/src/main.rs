@@ -43,10 +43,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// At least so many threads do the work, however few cores there are.
+const THREADS: usize = 4;
+
 fn run(arguments: Arguments) -> Result<(), Failure> {
     // One provider for every library in this process; a second call is no error that matters.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
+    // An agent's disk may hang: a thread or two that wait for it must not be all there are.
+    let threads = std::thread::available_parallelism().map_or(THREADS, |cores| cores.get().max(THREADS));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(|e| {
         Failure::new("the program cannot start its threads", "check the limits of this process").because(&e)
     })?;
     runtime.block_on(async {

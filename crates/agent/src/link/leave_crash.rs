@@ -61,6 +61,7 @@ fn started(disk: &Arc<FakeDisk>) -> (NodeHandle, Shell, Link) {
     let service: Arc<TableService> = Arc::default();
     let parts = Parts {
         make_service: Arc::new(move |_| Ok(Arc::clone(&service) as _)),
+        regions: Default::default(),
         engine: Arc::new(ThreadEngine::default()),
         disk: Arc::clone(disk) as _,
         clock: Clock::open().unwrap(),

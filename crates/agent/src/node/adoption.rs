@@ -13,7 +13,7 @@ use crate::{
     config::Initial,
     engine::{EngineError, OperatorsProcess, database::ReplicaSet},
     memory::Memory,
-    resync::{self, Phase, before_filling},
+    resync::{self, Phase, Resync, before_filling},
 };
 
 /// Between two looks at the operator's process and at the member's state.
@@ -209,7 +209,7 @@ impl NodeHandle {
 
 /// Whether the data path holds data that is not encrypted.
 async fn is_unencrypted(node: &NodeHandle) -> Result<bool, NodeError> {
-    if let Some(resync) = resync::remembered(node)? {
+    if let Some(resync) = resync_of(node).await? {
         return Ok(before_filling(resync.phase));
     }
     Ok(node.config().initial == Initial::Server
@@ -217,8 +217,14 @@ async fn is_unencrypted(node: &NodeHandle) -> Result<bool, NodeError> {
         && matches!(unlock::load(node).await?, unlock::Loaded::Unencrypted(_)))
 }
 
+/// Asked time and again: a disk that hangs must not hold up what else the agent does.
+async fn resync_of(node: &NodeHandle) -> Result<Option<Resync>, NodeError> {
+    let node = node.clone();
+    tokio::task::spawn_blocking(move || resync::remembered(&node)).await.map_err(|_| NodeError::TaskDied)?
+}
+
 async fn adopted(node: &NodeHandle) -> Adopted {
-    let phase = resync::remembered(node).ok().flatten().map(|resync| resync.phase);
+    let phase = resync_of(node).await.ok().flatten().map(|resync| resync.phase);
     let mut adopted =
         Adopted { running: None, replica_state: None, phase, trouble: None, since: node.clock().now() };
     match node.operators().await {

@@ -34,6 +34,8 @@ pub(crate) struct TableService {
     answer: Mutex<Option<Class>>,
     /// Customer keys that answer something of their own.
     answers_of: Mutex<BTreeMap<String, Class>>,
+    /// What a call that works says of its region.
+    pub(crate) region: Mutex<Option<String>>,
     /// Calls that may still succeed.
     calls_left: Mutex<Option<usize>>,
     pub(crate) unwraps: AtomicUsize,
@@ -107,7 +109,8 @@ impl KeyService for TableService {
         self.unwraps.fetch_add(1, Ordering::Relaxed);
         match self.wrapped.lock().unwrap().get(ciphertext) {
             Some((with, plaintext)) if with == key => {
-                Ok((Zeroizing::new(plaintext.clone()), Facts::default()))
+                let region = self.region.lock().unwrap().clone();
+                Ok((Zeroizing::new(plaintext.clone()), Facts { region, ..Facts::default() }))
             }
             Some(_) | None => Err(KmsError {
                 class: Class::BadCiphertext,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{NodeError, NodeHandle, Posted, chain, key_socket, revoked_by, unlock};
 use crate::{
     config::Initial,
-    engine::{EngineError, EngineProcess, Launch},
+    engine::{EngineError, EngineProcess, EngineRecord, Launch},
     memory::StartedEngine,
     notify, preflight,
 };
@@ -89,6 +89,7 @@ impl Shell {
             let _ = task.await;
         }
         self.node.0.keyring.wipe();
+        self.node.remembered().await;
     }
 
     async fn find_engine(&self) -> Event {
@@ -102,7 +103,9 @@ impl Shell {
                 Event::EngineFound { hello_seen }
             }
             Ok(None) => {
-                forget(node);
+                if let Err(error) = node.0.memory.set_engine(None) {
+                    tracing::warn!("{}", chain(&error));
+                }
                 Event::Tick
             }
             Err(error) => {
@@ -174,7 +177,7 @@ impl Shell {
         }
         drop(shared);
         if changed {
-            self.node.remember_judged();
+            self.node.remember();
         }
     }
 
@@ -349,8 +352,10 @@ fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
             let mut shared = node.shared();
             (shared.process, shared.replica_state) = (None, None);
         }
-        forget(&node);
+        // Heard first: a disk that hangs must not keep the keys from being wiped.
         node.post(Event::EngineEnded { text: exit.text });
+        let forgotten = move || forget(&node, process.record());
+        let _ = tokio::task::spawn_blocking(forgotten).await;
     });
 }
 
@@ -371,8 +376,9 @@ fn remember(node: &NodeHandle, process: &Arc<dyn EngineProcess>, hello_seen: boo
     node.touch();
 }
 
-fn forget(node: &NodeHandle) {
-    if let Err(error) = node.0.memory.set_engine(None) {
+/// An engine that was started meanwhile is not forgotten with the one before.
+fn forget(node: &NodeHandle, ended: EngineRecord) {
+    if let Err(error) = node.0.memory.forget_engine(&ended) {
         tracing::warn!("{}", chain(&error));
     }
 }

@@ -18,8 +18,14 @@ use super::{
     doubles::{Behaviour, TableService, ThreadEngine},
 };
 use crate::{
-    admin::progress::Progress, clock::Clock, config::Config, disk::NodeDisk, folder::Trust, keysock,
-    memory::Judged, operations, snapshot,
+    admin::progress::Progress,
+    clock::Clock,
+    config::Config,
+    disk::{Disk, NodeDisk},
+    folder::Trust,
+    keysock,
+    memory::Judged,
+    operations, snapshot,
 };
 
 pub(super) struct World {
@@ -90,6 +96,7 @@ socket = "{dir}/admin.sock"
                 let service = Arc::clone(&self.service);
                 Arc::new(move |_| Ok(Arc::clone(&service) as _))
             },
+            regions: Default::default(),
             engine: Arc::clone(&self.engine) as _,
             disk,
             clock: Clock::open().unwrap(),
@@ -97,9 +104,19 @@ socket = "{dir}/admin.sock"
     }
 
     pub(super) fn agent_with(&self, config: Config) -> Agent {
-        let listener = keysock::listen(&config.key_socket(), false).unwrap();
         let disk = self.disk();
-        let parts = self.parts(Arc::clone(&disk));
+        self.agent_of(config, self.parts(Arc::clone(&disk)), disk)
+    }
+
+    /// An agent whose disk is made of the usual one.
+    pub(super) fn agent_on(&self, make: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>) -> Agent {
+        let disk = self.disk();
+        let parts = Parts { disk: make(Arc::clone(&disk) as _), ..self.parts(Arc::clone(&disk)) };
+        self.agent_of(self.config(), parts, disk)
+    }
+
+    fn agent_of(&self, config: Config, parts: Parts, disk: Arc<NodeDisk>) -> Agent {
+        let listener = keysock::listen(&config.key_socket(), false).unwrap();
         let (node, shell) = NodeHandle::open(config, parts).unwrap();
         let shutdown = CancellationToken::new();
         let tasks = vec![
@@ -441,6 +458,49 @@ async fn the_judgement_outlasts_the_agent() {
     world.service.set(None);
     agent.until_state(NodeState::Running).await;
     agent.end().await;
+}
+
+/// After a failover a key that the other region misses is not gone: only who knows where it worked can tell.
+#[tokio::test]
+async fn where_the_key_worked_outlasts_the_agent() {
+    let world = World::new();
+    let key: KeyIdentifier = world.config().customer_key.key_identifier.unwrap();
+    let known_at_start = || {
+        let disk = world.disk();
+        let parts = world.parts(Arc::clone(&disk));
+        let regions = parts.regions.clone();
+        drop(NodeHandle::open(world.config(), parts).unwrap());
+        disk.end();
+        regions.of(&key)
+    };
+    assert_eq!(known_at_start(), None);
+    for region in ["westeurope", "northeurope"] {
+        *world.service.region.lock().unwrap() = Some(region.to_owned());
+        let agent = world.agent();
+        agent.until_state(NodeState::Running).await;
+        agent.node.probe().await;
+        agent.end().await;
+        assert_eq!(known_at_start().as_deref(), Some(region));
+    }
+    // A key that the keystore is not under (any more) is forgotten with the next change.
+    let file = world.dir.path().join("state/regions.json");
+    let other = "https://v.vault.azure.net/keys/k/22222222222222222222222222222222";
+    std::fs::write(&file, format!(r#"{{"{other}":"westeurope","{key}":"westeurope"}}"#)).unwrap();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.node.probe().await;
+    agent.end().await;
+    assert_eq!(known_at_start().as_deref(), Some("northeurope"));
+    assert!(!std::fs::read_to_string(&file).unwrap().contains(other));
+
+    // No start waits for it.
+    std::fs::write(&file, "{").unwrap();
+    assert_eq!(known_at_start(), None);
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    agent.node.probe().await;
+    agent.end().await;
+    assert_eq!(known_at_start().as_deref(), Some("northeurope"));
 }
 
 #[tokio::test]

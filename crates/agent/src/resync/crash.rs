@@ -243,6 +243,7 @@ socket = "{dir}/admin.sock"
         let service = Arc::clone(&self.service);
         let parts = Parts {
             make_service: Arc::new(move |_| Ok(Arc::clone(&service) as _)),
+            regions: Default::default(),
             engine: Arc::clone(&self.engine) as _,
             disk: Arc::clone(&disk) as _,
             clock: Clock::open().unwrap(),

@@ -218,6 +218,7 @@ impl Agent {
         });
         let parts = Parts {
             make_service,
+            regions: Default::default(),
             engine: keyward_agent::engine::open(&config)?,
             disk: Arc::new(HostDisk),
             clock: Clock::open()?,

@@ -9,6 +9,7 @@ mod findings;
 mod keys_api;
 pub mod names;
 mod private_link;
+mod regions;
 pub mod retry;
 mod rotation;
 mod service;
@@ -17,4 +18,5 @@ mod transport;
 
 pub use config::{AzureConfig, ClientSecret, Cloud, ConfigError, Credential, Endpoints};
 pub use private_link::{ArmError, ConnectionState, NewPrivateEndpoint, PrivateLink, SeenEndpoint};
+pub use regions::Regions;
 pub use service::AzureKeyService;

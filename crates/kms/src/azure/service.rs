@@ -17,6 +17,7 @@ use super::{
     findings,
     keys_api::{KeysApi, Pair},
     names::{HostNames, Names},
+    regions::Regions,
     retry::RetryPolicy,
     token::Tokens,
     transport::{Failure, Transport},
@@ -31,8 +32,7 @@ pub struct AzureKeyService {
     arm: Option<Arm>,
     tenant_id: String,
     work: RetryPolicy,
-    /// The region that last unwrapped, by key identifier.
-    worked_in: Mutex<HashMap<KeyIdentifier, String>>,
+    regions: Regions,
     /// The pair of operations that worked last, by key name in its vault and direction.
     granted: Mutex<HashMap<(String, Operation), Pair>>,
 }
@@ -65,7 +65,7 @@ impl AzureKeyService {
             arm,
             tenant_id: config.tenant_id,
             work: RetryPolicy::WORK,
-            worked_in: Mutex::default(),
+            regions: Regions::default(),
             granted: Mutex::default(),
         })
     }
@@ -73,6 +73,11 @@ impl AzureKeyService {
     /// With other bounds than [`RetryPolicy::WORK`] for all but probes: someone waits for the answer.
     pub fn with_retries(self, work: RetryPolicy) -> Self {
         Self { work, ..self }
+    }
+
+    /// With what is known of regions already; what this service learns is added to it.
+    pub fn with_regions(self, regions: Regions) -> Self {
+        Self { regions, ..self }
     }
 
     /// How often the vault makes a new version of the key by itself, in days; `None` when it does not. Needs the
@@ -113,10 +118,6 @@ impl AzureKeyService {
         }
     }
 
-    fn worked_in(&self) -> std::sync::MutexGuard<'_, HashMap<KeyIdentifier, String>> {
-        self.worked_in.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn granted(&self) -> std::sync::MutexGuard<'_, HashMap<(String, Operation), Pair>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,7 +132,7 @@ impl AzureKeyService {
         let failure = match self.crypt(Operation::Unwrap, key, ciphertext, policy).await {
             Ok(done) => {
                 if let Some(region) = &done.1.region {
-                    self.worked_in().insert(key.clone(), region.clone());
+                    self.regions.note(key, region);
                 }
                 return Ok(done);
             }
@@ -153,7 +154,7 @@ impl AzureKeyService {
             },
         };
         let confirmed = confirm(failure.class, suspected, second);
-        let worked_in = self.worked_in().get(key).cloned();
+        let worked_in = self.regions.of(key);
         let class = after_failover(confirmed, worked_in.as_deref(), failure.facts.region.as_deref());
         if class == confirmed {
             return Err(Failure { class, ..failure });
