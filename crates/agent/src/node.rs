@@ -115,7 +115,7 @@ struct Shared {
     encryptors: usize,
     evidence: VecDeque<Evidence>,
     judged: Judged,
-    /// Where the customer keys of the keystore last worked, as `memory` has it.
+    /// Where the customer keys of the keystore last worked.
     regions: BTreeMap<KeyIdentifier, String>,
     revoked: CancellationToken,
     description: Option<KeyDescription>,
@@ -588,6 +588,7 @@ impl NodeHandle {
             tracing::info!(verdict = ?after.judgement.verdict, ?class, "the verdict changed: {}", class.text());
         }
         if counts {
+            // Heard before it is written down.
             self.post(Event::Judged { revoked: revoked_by(&after), answers: class == Class::Success });
         } else {
             self.touch();

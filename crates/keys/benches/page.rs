@@ -14,7 +14,9 @@ use keyward_keys::{
 
 mod paired;
 
+/// Of AES-GCM.
 const TAG_BYTES: usize = 16;
+
 const SIZES_KIB: [usize; 4] = [4, 8, 32, 128];
 
 /// What DESIGN asks for.
@@ -45,12 +47,12 @@ const PREFIXES: usize = 1000;
 /// of it where the keys have left the processor's cache; the raw cipher's own line shows whether they have.
 const FAR_MEMORY_SHOWS_BELOW_KIB: usize = 32;
 
-/// Opening under many prefixes against one; and against the raw cipher under as many keys, which is what any way of
-/// keeping a thousand keys pays for fetching one of them from memory.
+/// Opening under many prefixes against one; and against the raw cipher under as many keys, which fetches one of them
+/// from memory for each page as well.
 fn many_prefixes(kib: usize) {
     let pages = RefCell::new(vec![vec![0; (kib << 10) + OVERHEAD]; PREFIXES]);
-    let [mut one, mut many] = [1, PREFIXES].map(|prefixes| OpenOfMany::new(&pages, prefixes));
-    let [mut raw_one, mut raw_many] = [1, PREFIXES].map(|keys| RawOpenOfMany::new(&pages, keys));
+    let [mut one, mut many] = [1, PREFIXES].map(|prefixes| OpenOfMany::new(&pages, Prefixes::new(prefixes)));
+    let [mut raw_one, mut raw_many] = [1, PREFIXES].map(|keys| OpenOfMany::new(&pages, RawKeys::new(keys)));
     let [one, many, raw_one, raw_many] = paired::in_turns([&mut one, &mut many, &mut raw_one, &mut raw_many]);
     let name = format!("page/open-{PREFIXES}-prefixes/{kib}KiB");
     if kib < FAR_MEMORY_SHOWS_BELOW_KIB {
@@ -192,31 +194,33 @@ impl paired::Side for OurOpen {
     }
 }
 
-/// Opening pages that were sealed with `prefixes` ciphers, in random order, as a database reads them. All sides of a
-/// comparison use the same buffers: where pages happen to lie in memory is worth more than what is compared.
-struct OpenOfMany<'a> {
-    sealers: Vec<PageCipher>,
-    opener: PageCipher,
+/// Something that seals and opens the pages of [`OpenOfMany`], each by its place, with as many keys as it was made with.
+trait Many {
+    fn seal(&self, at: usize, plain: &[u8], sealed: &mut [u8]);
+    fn open(&self, at: usize, sealed: &[u8], plain: &mut [u8]);
+}
+
+/// Opening pages in random order, as a database reads them. All sides of a comparison use the same buffers: where pages
+/// happen to lie in memory is worth more than what is compared.
+struct OpenOfMany<'a, C> {
+    cipher: C,
     plain: Vec<u8>,
     sealed: &'a RefCell<Vec<Vec<u8>>>,
     order: Vec<usize>,
     out: Vec<u8>,
 }
 
-impl<'a> OpenOfMany<'a> {
-    fn new(sealed: &'a RefCell<Vec<Vec<u8>>>, prefixes: usize) -> Self {
-        let key = DatabaseKey::make().unwrap();
-        let cipher = || PageCipher::new(KeyId::from_bytes([1; 16]), &key).unwrap();
+impl<'a, C> OpenOfMany<'a, C> {
+    fn new(sealed: &'a RefCell<Vec<Vec<u8>>>, cipher: C) -> Self {
         let plain = page(sealed.borrow()[0].len() - OVERHEAD);
-        let sealers = (0..prefixes).map(|_| cipher()).collect();
-        Self { sealers, opener: cipher(), out: plain.clone(), plain, sealed, order: Vec::new() }
+        Self { cipher, out: plain.clone(), plain, sealed, order: Vec::new() }
     }
 }
 
-impl paired::Side for OpenOfMany<'_> {
+impl<C: Many> paired::Side for OpenOfMany<'_, C> {
     fn prepare(&mut self) {
         for (at, page) in self.sealed.borrow_mut().iter_mut().enumerate() {
-            black_box(self.sealers[at % self.sealers.len()].seal(&self.plain, page).unwrap());
+            self.cipher.seal(at, &self.plain, page);
         }
         // The steady state of this side, not what the other sides' keys left of the cache.
         self.order = random_order();
@@ -226,56 +230,65 @@ impl paired::Side for OpenOfMany<'_> {
     fn run(&mut self) {
         let sealed = self.sealed.borrow();
         for at in &self.order {
-            black_box(self.opener.open(&sealed[*at], &mut self.out).unwrap());
+            self.cipher.open(*at, &sealed[*at], &mut self.out);
         }
     }
 }
 
-/// The same with the raw cipher: the key of each page is known beforehand, nothing is looked up in the page.
-struct RawOpenOfMany<'a> {
-    keys: Vec<LessSafeKey>,
-    plain: Vec<u8>,
-    sealed: &'a RefCell<Vec<Vec<u8>>>,
-    order: Vec<usize>,
-    out: Vec<u8>,
+/// The page cipher: many that seal, one that opens.
+struct Prefixes {
+    sealers: Vec<PageCipher>,
+    opener: PageCipher,
 }
 
-impl<'a> RawOpenOfMany<'a> {
-    fn new(sealed: &'a RefCell<Vec<Vec<u8>>>, keys: usize) -> Self {
+impl Prefixes {
+    fn new(prefixes: usize) -> Self {
+        let key = DatabaseKey::make().unwrap();
+        let cipher = || PageCipher::new(KeyId::from_bytes([1; 16]), &key).unwrap();
+        Self { sealers: (0..prefixes).map(|_| cipher()).collect(), opener: cipher() }
+    }
+}
+
+impl Many for Prefixes {
+    fn seal(&self, at: usize, plain: &[u8], sealed: &mut [u8]) {
+        black_box(self.sealers[at % self.sealers.len()].seal(plain, sealed).unwrap());
+    }
+    fn open(&self, _at: usize, sealed: &[u8], plain: &mut [u8]) {
+        black_box(self.opener.open(sealed, plain).unwrap());
+    }
+}
+
+/// The raw cipher: the key of each page is known beforehand, nothing is looked up in the page.
+struct RawKeys(Vec<LessSafeKey>);
+
+impl RawKeys {
+    fn new(keys: usize) -> Self {
         let key = |_| {
             let mut key = [0; 32];
             aws_lc_rs::rand::fill(&mut key).unwrap();
             LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap())
         };
-        let plain = page(sealed.borrow()[0].len() - OVERHEAD);
-        let keys = (0..keys).map(key).collect();
-        Self { keys, out: plain.clone(), plain, sealed, order: Vec::new() }
+        Self((0..keys).map(key).collect())
+    }
+
+    fn of(&self, at: usize) -> &LessSafeKey {
+        &self.0[at % self.0.len()]
     }
 }
 
-impl paired::Side for RawOpenOfMany<'_> {
-    fn prepare(&mut self) {
-        for (at, page) in self.sealed.borrow_mut().iter_mut().enumerate() {
-            let (_, body) = page.split_at_mut(OVERHEAD - TAG_BYTES);
-            let (ciphertext, tag) = body.split_at_mut(self.plain.len());
-            ciphertext.copy_from_slice(&self.plain);
-            let key = &self.keys[at % self.keys.len()];
-            let sealed = key.seal_in_place_separate_tag(nonce(at as u64), Aad::from([1; 17]), ciphertext);
-            tag.copy_from_slice(sealed.unwrap().as_ref());
-        }
-        self.order = random_order();
-        self.run();
-        self.order = random_order();
+impl Many for RawKeys {
+    fn seal(&self, at: usize, plain: &[u8], sealed: &mut [u8]) {
+        let (_, body) = sealed.split_at_mut(OVERHEAD - TAG_BYTES);
+        let (ciphertext, tag) = body.split_at_mut(plain.len());
+        ciphertext.copy_from_slice(plain);
+        let made = self.of(at).seal_in_place_separate_tag(nonce(at as u64), Aad::from([1; 17]), ciphertext);
+        tag.copy_from_slice(made.unwrap().as_ref());
     }
-    fn run(&mut self) {
-        let sealed = self.sealed.borrow();
-        for at in &self.order {
-            let (_, body) = sealed[*at].split_at(OVERHEAD - TAG_BYTES);
-            let (ciphertext, tag) = body.split_at(body.len() - TAG_BYTES);
-            let key = &self.keys[*at % self.keys.len()];
-            let aad = Aad::from([1; 17]);
-            key.open_separate_gather(nonce(*at as u64), aad, ciphertext, tag, &mut self.out).unwrap();
-        }
+    fn open(&self, at: usize, sealed: &[u8], plain: &mut [u8]) {
+        let (_, body) = sealed.split_at(OVERHEAD - TAG_BYTES);
+        let (ciphertext, tag) = body.split_at(plain.len());
+        let aad = Aad::from([1; 17]);
+        self.of(at).open_separate_gather(nonce(at as u64), aad, ciphertext, tag, plain).unwrap();
     }
 }
 

@@ -1,10 +1,10 @@
 //! Derived keys by nonce prefix: many readers, no lock, entries kept until the table is dropped.
 //!
-//! Open addressing over cells that are filled once, eight bytes each, so that the table stays in the processor's cache
-//! while pages stream through it; the prefix itself lies beside the key that is needed anyway. A level that has
-//! become too full is followed by a level twice as large that begins with the same entries, so that a look-up
-//! asks only the newest level. After the last level the table takes no more: those prefixes are derived again for
-//! each page.
+//! Open addressing over cells that are filled once, eight bytes each, so that little of the table is lost from the
+//! processor's cache while pages stream through it; the prefix itself lies beside the key that is needed anyway. A
+//! level that has become too full is followed by a level twice as large that begins with the same entries, so that a
+//! look-up asks only the newest level. After the last level the table takes no more: those prefixes are derived again
+//! for each page.
 
 use std::sync::{
     OnceLock,

@@ -44,11 +44,15 @@ impl Remembering {
 impl NodeHandle {
     /// Has what changed written down. Returns at once.
     pub(super) fn remember(&self) {
-        let remembering = &self.0.remembering;
-        if !remembering.waits.swap(true, Ordering::SeqCst) {
-            let node = self.clone();
-            remembering.tasks.spawn_blocking(move || node.write_down());
+        if !self.0.remembering.waits.swap(true, Ordering::SeqCst) {
+            self.write_apart(Self::write_down);
         }
+    }
+
+    /// Has something written by a task of its own, which the agent waits for at its end.
+    pub(super) fn write_apart(&self, write: impl FnOnce(&Self) + Send + 'static) {
+        let node = self.clone();
+        self.0.remembering.tasks.spawn_blocking(move || write(&node));
     }
 
     /// Waits until everything is written down, or the disk has had its time.

@@ -354,8 +354,7 @@ fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
         }
         // Heard first: a disk that hangs must not keep the keys from being wiped.
         node.post(Event::EngineEnded { text: exit.text });
-        let forgotten = move || forget(&node, process.record());
-        let _ = tokio::task::spawn_blocking(forgotten).await;
+        node.write_apart(move |node| forget(node, &process.record()));
     });
 }
 
@@ -377,8 +376,8 @@ fn remember(node: &NodeHandle, process: &Arc<dyn EngineProcess>, hello_seen: boo
 }
 
 /// An engine that was started meanwhile is not forgotten with the one before.
-fn forget(node: &NodeHandle, ended: EngineRecord) {
-    if let Err(error) = node.0.memory.forget_engine(&ended) {
+fn forget(node: &NodeHandle, ended: &EngineRecord) {
+    if let Err(error) = node.0.memory.forget_engine(ended) {
         tracing::warn!("{}", chain(&error));
     }
 }

@@ -20,10 +20,7 @@ impl Regions {
 
     /// `key` worked in `region`.
     pub fn note(&self, key: &KeyIdentifier, region: &str) {
-        let mut known = self.known();
-        if known.get(key).is_none_or(|before| before != region) {
-            known.insert(key.clone(), region.to_owned());
-        }
+        self.known().insert(key.clone(), region.to_owned());
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<KeyIdentifier, String>> {
