@@ -1,7 +1,7 @@
 //! Derived keys by nonce prefix: many readers, no lock, entries kept until the table is dropped.
 //!
-//! Open addressing over cells that are filled once, eight bytes each, so that little of the table is lost from the
-//! processor's cache while pages stream through it; the prefix itself lies beside the key that is needed anyway. A
+//! Open addressing over buckets whose places are filled once, four bytes a key, so that little of the table is lost from
+//! the processor's cache while pages stream through it; the prefix itself lies beside the key that is needed anyway. A
 //! level that has become too full is followed by a level twice as large that begins with the same entries, so that a
 //! look-up asks only the newest level. After the last level the table takes no more: those prefixes are derived again
 //! for each page.
@@ -12,7 +12,7 @@ use std::sync::{
 };
 
 use crate::{
-    locked::{BorrowedGcmKey, GcmKey, KeyCell, Seen},
+    locked::{BUCKET_KEYS, BorrowedGcmKey, GcmKey, KeyBucket, Seen},
     xaes::PREFIX_BYTES,
 };
 
@@ -21,8 +21,8 @@ type Prefix = [u8; PREFIX_BYTES];
 /// Sizes 4, 8, 16, … 16,384: small for a database opened once, room for some 10,000 openings.
 const LEVELS: usize = 13;
 
-/// How many neighbours of its first cell an entry may lie in.
-const PROBES: usize = 64;
+/// In how many buckets, from its first one on, an entry may lie.
+const PROBES: usize = 16;
 
 #[derive(Default)]
 pub(crate) struct PrefixTable {
@@ -34,19 +34,22 @@ impl PrefixTable {
     #[inline]
     pub(crate) fn get(&self, prefix: &Prefix) -> Option<BorrowedGcmKey<'_>> {
         let level = self.levels[self.newest.load(Ordering::Acquire)].get()?;
-        for cell in level.window(prefix) {
-            match cell.look(prefix) {
+        for bucket in level.window(prefix) {
+            match bucket.look(prefix) {
                 Seen::This(key) => return Some(key),
-                Seen::Other => {}
-                // Entries are never taken out: an empty cell ends the search.
-                Seen::Empty => return None,
+                Seen::Others => {}
+                // Entries are never taken out: room for more ends the search.
+                Seen::Room => return None,
             }
         }
         None
     }
 
-    /// Keeps `key`, unless the table is full or another thread was faster.
+    /// Keeps `key`, unless the table is full, another thread was faster, or the key is too far away for a bucket.
     pub(crate) fn insert(&self, key: &GcmKey) {
+        if !key.is_near() {
+            return;
+        }
         loop {
             let newest = self.newest.load(Ordering::Acquire);
             let level = self.levels[newest].get_or_init(|| Level::empty(newest));
@@ -59,7 +62,7 @@ impl PrefixTable {
             }
             self.levels[newest + 1].get_or_init(|| {
                 let larger = Level::empty(newest + 1);
-                for key in level.cells.iter().filter_map(KeyCell::get) {
+                for key in level.buckets.iter().flat_map(KeyBucket::keys) {
                     larger.put(&key);
                 }
                 larger
@@ -70,43 +73,43 @@ impl PrefixTable {
 }
 
 struct Level {
-    cells: Box<[KeyCell]>,
+    buckets: Box<[KeyBucket]>,
     kept: AtomicUsize,
 }
 
 impl Level {
     fn empty(level: usize) -> Self {
-        let cells = (0..4_usize << level).map(|_| KeyCell::default()).collect();
-        Self { cells, kept: AtomicUsize::new(0) }
+        let buckets = (0..1_usize << level).map(|_| KeyBucket::default()).collect();
+        Self { buckets, kept: AtomicUsize::new(0) }
     }
 
-    /// Half full is full: searches stay short.
+    /// Half full is full: few keys do not fit into their first bucket.
     fn has_room(&self) -> bool {
-        self.kept.load(Ordering::Relaxed) < self.cells.len() / 2
+        self.kept.load(Ordering::Relaxed) < self.buckets.len() * BUCKET_KEYS / 2
     }
 
     /// False when the window of the key's prefix is full of other entries.
     fn put(&self, key: &GcmKey) -> bool {
-        for cell in self.window(key.prefix()) {
-            if cell.fill(key) {
-                self.kept.fetch_add(1, Ordering::Relaxed);
+        for bucket in self.window(key.prefix()) {
+            if matches!(bucket.look(key.prefix()), Seen::This(_)) {
                 return true;
             }
-            if matches!(cell.look(key.prefix()), Seen::This(_)) {
+            if bucket.add(key) {
+                self.kept.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
         }
         false
     }
 
-    /// The cells where `prefix` may be, in order. Prefixes are random, and only those of pages that verified get in,
+    /// The buckets where `prefix` may be, in order. Prefixes are random, and only those of pages that verified get in,
     /// so their first bytes serve as the hash.
     #[inline]
-    fn window(&self, prefix: &Prefix) -> impl Iterator<Item = &KeyCell> {
+    fn window(&self, prefix: &Prefix) -> impl Iterator<Item = &KeyBucket> {
         let [a, b, c, d, ..] = *prefix;
         let first = u32::from_le_bytes([a, b, c, d]) as usize;
-        let mask = self.cells.len() - 1;
-        (0..PROBES.min(self.cells.len())).map(move |step| &self.cells[first.wrapping_add(step) & mask])
+        let mask = self.buckets.len() - 1;
+        (0..PROBES.min(self.buckets.len())).map(move |step| &self.buckets[first.wrapping_add(step) & mask])
     }
 }
 
@@ -141,7 +144,7 @@ mod tests {
         }
         let kept = (0..40_000).filter(|n| table.get(&prefix(*n)).is_some()).count();
         assert!((8_000..=16_384).contains(&kept), "{kept}");
-        assert_eq!(table.levels[LEVELS - 1].get().unwrap().cells.len(), 16_384);
+        assert_eq!(table.levels[LEVELS - 1].get().unwrap().buckets.len() * BUCKET_KEYS, 16_384);
     }
 
     #[test]
@@ -156,7 +159,7 @@ mod tests {
         for n in 0..100 {
             table.insert(&xaes.derive(&colliding(n)).unwrap());
         }
-        assert_eq!((0..100).filter(|n| table.get(&colliding(*n)).is_some()).count(), PROBES);
+        assert_eq!((0..100).filter(|n| table.get(&colliding(*n)).is_some()).count(), PROBES * BUCKET_KEYS);
     }
 
     #[test]

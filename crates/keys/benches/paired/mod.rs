@@ -1,23 +1,34 @@
-//! Two ways of doing a thing, timed in turns, so that a change of the machine's speed meets both.
+//! Ways of doing a thing, timed in turns, so that a change of the machine's speed meets all of them, and in several
+//! layouts, since where buffers happen to lie in memory can be worth more than what is compared.
 
 use std::time::{Duration, Instant};
 
-/// Rounds of one comparison.
-const ROUNDS: usize = 301;
+/// How often everything is made anew.
+const LAYOUTS: usize = 7;
+
+/// Rounds of one layout.
+const ROUNDS: usize = 101;
 
 /// The rounds that count: the fastest tenth, which no other process disturbed, ends here.
 const UNDISTURBED: usize = ROUNDS / 10;
 
-/// One side of a comparison: `prepare` is not timed, `run` is.
+/// One side of a comparison: `prepare` is not timed, `run` is. What the side before left of the cache is worth more than
+/// many a difference, so `prepare` ends with what `run` does.
 pub(crate) trait Side {
     fn prepare(&mut self) {}
     fn run(&mut self);
 }
 
-/// Compares two sides and prints how fast `ours` is compared with `reference` (1 = as fast).
-pub(crate) fn report(name: &str, at_least: f64, reference: &mut dyn Side, ours: &mut dyn Side) {
-    let [theirs, own] = in_turns([reference, ours]);
-    print(name, at_least, theirs / own);
+/// What a round of each side takes, in seconds, in the best of its layouts. `compare` makes the sides and gives what
+/// [`in_turns`] says of them.
+pub(crate) fn in_layouts<const N: usize>(mut compare: impl FnMut() -> [f64; N]) -> [f64; N] {
+    (0..LAYOUTS)
+        .map(|layout| {
+            // Kept meanwhile, so that what is made next lies elsewhere.
+            let _elsewhere = vec![0_u8; layout * 1_040];
+            compare()
+        })
+        .fold([f64::INFINITY; N], |best, times| std::array::from_fn(|side| best[side].min(times[side])))
 }
 
 /// Prints `ratio NAME VALUE at-least LIMIT`.
@@ -29,9 +40,9 @@ pub(crate) fn print(name: &str, at_least: f64, ratio: f64) {
 pub(crate) fn in_turns<const N: usize>(sides: [&mut dyn Side; N]) -> [f64; N] {
     let mut rounds = [const { Vec::new() }; N];
     for round in 0..ROUNDS {
-        // Who goes first changes from round to round.
+        // Who goes first changes from round to round, and who goes after whom.
         for turn in 0..N {
-            let side = (round + turn) % N;
+            let side = if round % 2 == 0 { (round + turn) % N } else { (round + N - turn) % N };
             rounds[side].push(time(sides[side]));
         }
     }

@@ -1,0 +1,100 @@
+//! Slabs so near each other that few bits say where in them a slot is.
+//!
+//! Their address space is reserved at once, which costs no memory; it becomes a slab's only when one is needed.
+
+use std::{
+    ffi::c_void,
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicPtr, Ordering},
+};
+
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+
+use super::{CACHE_LINE_BYTES, SLAB_BYTES};
+
+/// Bits of a slot's distance from the start, in units of a cache line: together one gibibyte, in which 1.6 million
+/// derived keys find room.
+pub(super) const UNIT_BITS: u32 = 24;
+const UNIT_BYTES: usize = CACHE_LINE_BYTES;
+const MAX_BYTES: usize = UNIT_BYTES << UNIT_BITS;
+
+/// Where the reserved address space begins; null until there is one.
+static START: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
+/// What is left of it.
+pub(super) struct Rest {
+    used: usize,
+    bytes: usize,
+}
+
+impl Rest {
+    /// Reserves as much as the process may have (`RLIMIT_AS`), perhaps nothing.
+    pub(super) fn reserve() -> Self {
+        let mut bytes = MAX_BYTES;
+        while bytes > SLAB_BYTES {
+            // SAFETY: a new private mapping at an address of the kernel's choice; it touches no existing memory.
+            let mapped =
+                unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::PRIVATE) };
+            if let Ok(start) = mapped {
+                START.store(start.cast::<u8>(), Ordering::Release);
+                // No slot is zero units from the start: that means no key.
+                return Self { used: SLAB_BYTES, bytes };
+            }
+            bytes /= 2;
+        }
+        Self { used: 0, bytes: 0 }
+    }
+
+    /// How much was reserved.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Address space for one more slab, readable and writable.
+    pub(super) fn slab(&mut self) -> Option<NonNull<u8>> {
+        if self.bytes - self.used < SLAB_BYTES {
+            return None;
+        }
+        // SAFETY: `used + SLAB_BYTES <= bytes`, the length of the mapping at `START`.
+        let slab = unsafe { START.load(Ordering::Acquire).add(self.used) };
+        // SAFETY: these pages belong to the mapping and have never been given out.
+        unsafe { mprotect(slab.cast::<c_void>(), SLAB_BYTES, MprotectFlags::READ | MprotectFlags::WRITE) }
+            .ok()?;
+        self.used += SLAB_BYTES;
+        NonNull::new(slab)
+    }
+}
+
+/// How far `slot` is from the start, in units; `None` for a slot of another slab.
+pub(super) fn units_to(slot: NonNull<u8>) -> Option<u32> {
+    let start = START.load(Ordering::Acquire);
+    let bytes = slot.addr().get().checked_sub(start.addr())?;
+    (!start.is_null() && bytes < MAX_BYTES && bytes.is_multiple_of(UNIT_BYTES))
+        .then(|| u32::try_from(bytes / UNIT_BYTES).ok())?
+}
+
+/// The slot so many units from the start.
+///
+/// # Safety
+///
+/// `units` came from [`units_to`].
+#[inline]
+pub(super) unsafe fn slot_at(units: u32) -> NonNull<u8> {
+    // `Relaxed`: whoever has `units` got them from an `Acquire` load of what was stored after the start was.
+    let start = START.load(Ordering::Relaxed);
+    // SAFETY: a slot of the mapping at `START`, by what the caller promises; its address is not null.
+    unsafe { NonNull::new_unchecked(start.add(units as usize * UNIT_BYTES)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_up_gives_no_slab() {
+        assert!(Rest { used: 0, bytes: 0 }.slab().is_none());
+        assert!(Rest { used: MAX_BYTES, bytes: MAX_BYTES }.slab().is_none());
+        assert!(Rest { used: MAX_BYTES - SLAB_BYTES + 1, bytes: MAX_BYTES }.slab().is_none());
+    }
+}
