@@ -362,6 +362,13 @@ mod tests {
     }
 
     #[test]
+    fn no_key_begins_at_the_start_of_a_page() {
+        let keys: Vec<_> = (0..200).map(|n| key([n; PREFIX_BYTES])).collect();
+        assert!(keys.iter().all(|key| key.slot.addr().get() % 4096 != 0));
+        assert!(keys.iter().all(|key| key.slot.addr().get() % CACHE_LINE_BYTES == 0));
+    }
+
+    #[test]
     fn a_key_that_is_far_away_works_and_is_not_kept() {
         let slab = map_slab().unwrap();
         let far = GcmKey::in_slot(slab, &[5; 32], &[5; PREFIX_BYTES]).unwrap();
