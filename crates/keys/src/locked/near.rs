@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicPtr, Ordering},
 };
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
 
 use super::{CACHE_LINE_BYTES, SLAB_BYTES};
 
@@ -36,6 +36,10 @@ impl Rest {
             let mapped =
                 unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::PRIVATE) };
             if let Ok(start) = mapped {
+                // What is not a slab yet would make a core file larger than the process. A kernel that refuses is told
+                // again, slab by slab, and then it is noted.
+                // SAFETY: exactly the mapping just made; the advice changes only what a core file contains.
+                let _ = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
                 START.store(start.cast::<u8>(), Ordering::Release);
                 // No slot is zero units from the start: that means no key.
                 return Self { used: SLAB_BYTES, bytes };
