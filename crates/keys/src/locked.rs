@@ -374,7 +374,9 @@ mod tests {
             let limit = Rlimit { current: Some(limit), maximum: None };
             setrlimit(Resource::As, limit).unwrap();
             let mut rest = near::Rest::reserve();
-            rest.bytes() > 16 << 20 && rest.bytes() < 100 << 20 && rest.slab().is_some()
+            let fits = rest.bytes() > 16 << 20 && rest.bytes() < 100 << 20;
+            let slabs = [rest.slab(), rest.slab()].map(|slab| near::units_to(slab.unwrap()));
+            slabs[0] < slabs[1] && fits
         });
         assert_eq!(status, 0);
     }

@@ -5,7 +5,7 @@
 use std::{
     ffi::c_void,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicPtr, Ordering},
+    sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
 };
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
@@ -20,18 +20,23 @@ const MAX_BYTES: usize = UNIT_BYTES << UNIT_BITS;
 
 /// Where the reserved address space begins; null until there is one.
 static START: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+/// How long it is.
+static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// What is left of it.
 pub(super) struct Rest {
     used: usize,
     bytes: usize,
+    /// From one slab to the next: a slab is locked and advised about by itself, and the kernel does that by its pages.
+    stride: usize,
 }
 
 impl Rest {
     /// Reserves as much as the process may have (`RLIMIT_AS`), perhaps nothing.
     pub(super) fn reserve() -> Self {
+        let stride = SLAB_BYTES.max(rustix::param::page_size());
         let mut bytes = MAX_BYTES;
-        while bytes > SLAB_BYTES {
+        while bytes > stride {
             // SAFETY: a new private mapping at an address of the kernel's choice; it touches no existing memory.
             let mapped =
                 unsafe { mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::PRIVATE) };
@@ -40,13 +45,14 @@ impl Rest {
                 // again, slab by slab, and then it is noted.
                 // SAFETY: exactly the mapping just made; the advice changes only what a core file contains.
                 let _ = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
+                BYTES.store(bytes, Ordering::Relaxed);
                 START.store(start.cast::<u8>(), Ordering::Release);
                 // No slot is zero units from the start: that means no key.
-                return Self { used: SLAB_BYTES, bytes };
+                return Self { used: stride, bytes, stride };
             }
             bytes /= 2;
         }
-        Self { used: 0, bytes: 0 }
+        Self { used: 0, bytes: 0, stride }
     }
 
     /// How much was reserved.
@@ -57,15 +63,15 @@ impl Rest {
 
     /// Address space for one more slab, readable and writable.
     pub(super) fn slab(&mut self) -> Option<NonNull<u8>> {
-        if self.bytes - self.used < SLAB_BYTES {
+        if self.bytes - self.used < self.stride {
             return None;
         }
-        // SAFETY: `used + SLAB_BYTES <= bytes`, the length of the mapping at `START`.
+        // SAFETY: `used + stride <= bytes`, the length of the mapping at `START`.
         let slab = unsafe { START.load(Ordering::Acquire).add(self.used) };
         // SAFETY: these pages belong to the mapping and have never been given out.
-        unsafe { mprotect(slab.cast::<c_void>(), SLAB_BYTES, MprotectFlags::READ | MprotectFlags::WRITE) }
+        unsafe { mprotect(slab.cast::<c_void>(), self.stride, MprotectFlags::READ | MprotectFlags::WRITE) }
             .ok()?;
-        self.used += SLAB_BYTES;
+        self.used += self.stride;
         NonNull::new(slab)
     }
 }
@@ -74,8 +80,8 @@ impl Rest {
 pub(super) fn units_to(slot: NonNull<u8>) -> Option<u32> {
     let start = START.load(Ordering::Acquire);
     let bytes = slot.addr().get().checked_sub(start.addr())?;
-    (!start.is_null() && bytes < MAX_BYTES && bytes.is_multiple_of(UNIT_BYTES))
-        .then(|| u32::try_from(bytes / UNIT_BYTES).ok())?
+    // Before there is a start there are no bytes either.
+    (bytes < BYTES.load(Ordering::Relaxed)).then(|| u32::try_from(bytes / UNIT_BYTES).ok())?
 }
 
 /// The slot so many units from the start.
@@ -97,8 +103,9 @@ mod tests {
 
     #[test]
     fn what_is_used_up_gives_no_slab() {
-        assert!(Rest { used: 0, bytes: 0 }.slab().is_none());
-        assert!(Rest { used: MAX_BYTES, bytes: MAX_BYTES }.slab().is_none());
-        assert!(Rest { used: MAX_BYTES - SLAB_BYTES + 1, bytes: MAX_BYTES }.slab().is_none());
+        let stride = SLAB_BYTES;
+        assert!(Rest { used: 0, bytes: 0, stride }.slab().is_none());
+        assert!(Rest { used: MAX_BYTES, bytes: MAX_BYTES, stride }.slab().is_none());
+        assert!(Rest { used: MAX_BYTES - stride + 1, bytes: MAX_BYTES, stride }.slab().is_none());
     }
 }
