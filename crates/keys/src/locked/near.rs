@@ -8,7 +8,10 @@ use std::{
     sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
 };
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
+use rustix::{
+    mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect},
+    process::{Resource, getrlimit},
+};
 
 use super::{CACHE_LINE_BYTES, SLAB_BYTES};
 
@@ -32,10 +35,15 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Reserves as much as the process may have (`RLIMIT_AS`), perhaps nothing.
+    /// Reserves what there may be of it, perhaps nothing. Of a limited address space (`RLIMIT_AS`) it takes a 64th at the
+    /// most: the rest is the database's.
     pub(super) fn reserve() -> Self {
         let stride = SLAB_BYTES.max(rustix::param::page_size());
+        let limit = getrlimit(Resource::As).current.and_then(|limit| usize::try_from(limit).ok());
         let mut bytes = MAX_BYTES;
+        while limit.is_some_and(|limit| bytes > limit / 64) {
+            bytes /= 2;
+        }
         while bytes > stride {
             // SAFETY: a new private mapping at an address of the kernel's choice; it touches no existing memory.
             let mapped =
