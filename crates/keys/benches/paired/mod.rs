@@ -15,7 +15,7 @@ const UNDISTURBED: usize = ROUNDS / 10;
 /// One side of a comparison: `prepare` is not timed, `run` is. What the side before left of the cache is worth more than
 /// many a difference, so `prepare` ends with what `run` does.
 pub(crate) trait Side {
-    fn prepare(&mut self) {}
+    fn prepare(&mut self);
     fn run(&mut self);
 }
 
