@@ -73,6 +73,9 @@ pub enum CanariesError {
     /// It, or what it is checked against, cannot be read.
     #[error("{FILE_NAME} cannot be used")]
     Memory(#[from] MemoryError),
+    /// The disk did not answer in time.
+    #[error("{FILE_NAME} cannot be read: its disk does not answer")]
+    Silent,
     /// It is not what the agent writes.
     #[error("{FILE_NAME} is damaged")]
     Damaged(#[source] serde_json::Error),

@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod hanging;
 mod node;
 
 use std::{

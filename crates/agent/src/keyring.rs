@@ -7,7 +7,10 @@
 use std::{
     collections::HashSet,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use keyward_keys::{
@@ -146,6 +149,8 @@ pub struct Keyring {
     journal: PathBuf,
     wanted_spares: usize,
     content: Mutex<Content>,
+    /// Whoever takes the content next wipes it first.
+    wipe_due: AtomicBool,
     view: watch::Sender<Option<Arc<View>>>,
     rejected: Mutex<Vec<String>>,
 }
@@ -159,6 +164,7 @@ impl Keyring {
             journal,
             wanted_spares,
             content: Mutex::new(Content { state: State::None, primary: None, unsettled: None }),
+            wipe_due: AtomicBool::new(false),
             view: watch::Sender::new(None),
             rejected: Mutex::new(Vec::new()),
         }
@@ -251,12 +257,23 @@ impl Keyring {
         Ok(())
     }
 
-    /// Wipes master and database keys from memory. What was opened stays loaded, sealed.
-    pub fn wipe(&self) {
-        let mut content = self.lock();
-        if close(&mut content) {
-            self.publish(&content);
+    /// Wipes master and database keys from memory. What was opened stays loaded, sealed. Never waits: a step that
+    /// writes has the keys for as long as its disk takes. Then they are wiped before anything else is done with them,
+    /// and this says `false`; see [`Keyring::wipe_when_free`].
+    #[must_use]
+    pub fn wipe(&self) -> bool {
+        self.wipe_due.store(true, Ordering::SeqCst);
+        match self.content.try_lock() {
+            Ok(content) => drop(self.wiped_if_due(content)),
+            Err(TryLockError::Poisoned(poisoned)) => drop(self.wiped_if_due(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => return false,
         }
+        true
+    }
+
+    /// Waits for the step that has the keys; after it a wipe that was asked for is done.
+    pub fn wipe_when_free(&self) {
+        drop(self.lock());
     }
 
     /// Compares the keystore on disk with the newest generation, and puts it back when it is gone. `None`: without the
@@ -557,7 +574,14 @@ impl Keyring {
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wiped_if_due(self.content.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn wiped_if_due<'a>(&self, mut content: MutexGuard<'a, Content>) -> MutexGuard<'a, Content> {
+        if self.wipe_due.swap(false, Ordering::SeqCst) && close(&mut content) {
+            self.publish(&content);
+        }
+        content
     }
 }
 

@@ -7,12 +7,13 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use keyward_keys::NodeId;
 use keyward_model::{Class, Judgement, KeyIdentifier, lifecycle::Wanted, sync::ObservedSnapshot};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use zeroize::Zeroizing;
 
 use crate::{disk, disk::Disk, engine::EngineRecord};
@@ -198,30 +199,27 @@ impl Memory {
 
     /// Forgets the engine that ended, if it is still the one started last.
     pub fn forget_engine(&self, ended: &EngineRecord) -> Result<(), MemoryError> {
-        let _changing = self.changing();
         let process = |record: &EngineRecord| (record.pid, record.start_ticks, record.boot_id.clone());
-        match self.read_alone::<StartedEngine>("engine.json")? {
+        self.alone(|| match self.read_alone::<StartedEngine>("engine.json")? {
             Some(started) if process(&started.record) == process(ended) => self.remove_alone("engine.json"),
             Some(_) | None => Ok(()),
-        }
+        })
     }
 
     /// Remembers that the engine's encryptor has said hello.
     pub fn set_hello_seen(&self) -> Result<(), MemoryError> {
-        let _changing = self.changing();
-        match self.read_alone("engine.json")? {
+        self.alone(|| match self.read_alone("engine.json")? {
             Some(engine @ StartedEngine { hello_seen: false, .. }) => {
                 self.write_alone("engine.json", &StartedEngine { hello_seen: true, ..engine })
             }
             Some(_) | None => Ok(()),
-        }
+        })
     }
 
     /// A JSON file of `dir`, if it is there.
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
         // Reading may finish a replacement that a power cut left half done: a change as well.
-        let _changing = self.changing();
-        self.read_alone(name)
+        self.alone(|| self.read_alone(name))
     }
 
     fn read_alone<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
@@ -237,8 +235,7 @@ impl Memory {
 
     /// Replaces a JSON file of `dir` (mode 0600); durable when it returns.
     pub(crate) fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemoryError> {
-        let _changing = self.changing();
-        self.write_alone(name, value)
+        self.alone(|| self.write_alone(name, value))
     }
 
     fn write_alone<T: Serialize>(&self, name: &str, value: &T) -> Result<(), MemoryError> {
@@ -252,9 +249,9 @@ impl Memory {
 impl Memory {
     /// A text file of `dir`, if it is there.
     pub(crate) fn read_text(&self, name: &str) -> Result<Option<Zeroizing<String>>, MemoryError> {
-        let _changing = self.changing();
         let path = self.dir.join(name);
-        let bytes = disk::read_replaced(&*self.disk, &path, |bytes| !bytes.is_empty())
+        let bytes = self
+            .alone(|| disk::read_replaced(&*self.disk, &path, |bytes| !bytes.is_empty()))
             .map_err(io_error(&path, "read"))?;
         let Some(bytes) = bytes else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
@@ -263,16 +260,15 @@ impl Memory {
 
     /// Replaces a text file of `dir` (mode 0600); durable when it returns.
     pub(crate) fn write_text(&self, name: &str, text: &str) -> Result<PathBuf, MemoryError> {
-        let _changing = self.changing();
         let path = self.dir.join(name);
-        disk::replace(&*self.disk, &path, text.as_bytes()).map_err(io_error(&path, "written"))?;
+        self.alone(|| disk::replace(&*self.disk, &path, text.as_bytes()))
+            .map_err(io_error(&path, "written"))?;
         Ok(path)
     }
 
     /// Takes a file of `dir` away, if it is there.
     pub(crate) fn remove(&self, name: &str) -> Result<(), MemoryError> {
-        let _changing = self.changing();
-        self.remove_alone(name)
+        self.alone(|| self.remove_alone(name))
     }
 
     fn remove_alone(&self, name: &str) -> Result<(), MemoryError> {
@@ -282,11 +278,20 @@ impl Memory {
 
     /// Waits until what was removed is removed for good.
     pub(crate) fn sync(&self) -> Result<(), MemoryError> {
-        self.disk.sync_dir(&self.dir).map_err(io_error(&self.dir, "synced"))
+        self.alone(|| self.disk.sync_dir(&self.dir)).map_err(io_error(&self.dir, "synced"))
     }
 
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One at a time, and not on a thread that the agent's other tasks need: the disk may take for ever.
+    fn alone<T>(&self, on_disk: impl FnOnce() -> T) -> T {
+        let alone = || {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            on_disk()
+        };
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(alone),
+            // Only tests have a runtime with one thread.
+            Ok(_) | Err(_) => alone(),
+        }
     }
 }
 

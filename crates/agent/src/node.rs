@@ -87,6 +87,7 @@ struct Inner {
     shared: Mutex<Shared>,
     changed: watch::Sender<u64>,
     remembering: Remembering,
+    copied_canaries: tokio::sync::Mutex<probing::CopiedCanaries>,
     operation: Arc<tokio::sync::Mutex<()>>,
     holding: Arc<tokio::sync::Mutex<()>>,
 }
@@ -198,6 +199,7 @@ impl NodeHandle {
             shared: Mutex::new(shared),
             changed: watch::Sender::new(0),
             remembering,
+            copied_canaries: tokio::sync::Mutex::default(),
             operation: Arc::default(),
             holding: Arc::default(),
         }));
@@ -482,7 +484,7 @@ impl NodeHandle {
             shared.encryptors = if on { shared.encryptors + 1 } else { shared.encryptors.saturating_sub(1) };
         }
         if on {
-            self.remember_hello();
+            self.write_apart(Self::remember_hello);
             self.post(Event::HelloSeen);
         }
         self.touch();

@@ -16,7 +16,7 @@ mod render;
 mod signals;
 mod watch;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -46,6 +46,9 @@ fn main() -> ExitCode {
 /// At least so many threads do the work, however few cores there are.
 const THREADS: usize = 4;
 
+/// How long a command that is done waits for work of its own that is not.
+const AT_THE_END: Duration = Duration::from_secs(5);
+
 fn run(arguments: Arguments) -> Result<(), Failure> {
     // One provider for every library in this process; a second call is no error that matters.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -55,7 +58,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let runtime = runtime.map_err(|e| {
         Failure::new("the program cannot start its threads", "check the limits of this process").because(&e)
     })?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match arguments.command {
             Command::Dev(arguments) => dev::run(arguments).await,
             Command::Vault(command) => commands::vault::run(command).await,
@@ -75,7 +78,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 output::print(&String::from_utf8_lossy(&script))
             }
         }
-    })
+    });
+    // What still waits for a disk that hangs would keep an agent from ending.
+    runtime.shutdown_timeout(AT_THE_END);
+    done
 }
 
 /// Help and version go to stdout; mistakes to stderr, with a hint like every other error.

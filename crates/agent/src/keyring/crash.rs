@@ -18,7 +18,7 @@ use crate::disk::fake::{Contents, FakeDisk, Hiccup, Names, Torn};
 pub(super) type Operation = fn(&Keyring, &TableVault) -> Result<(), KeyringError>;
 
 fn open_again(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
-    keyring.wipe();
+    assert!(keyring.wipe());
     start(keyring, vault, true)
 }
 

@@ -1,6 +1,10 @@
 //! Keystores that must not be used, and disks that cannot be written: a clear error, and nothing overwritten.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use keyward_keys::{
     MasterKey,
@@ -9,10 +13,10 @@ use keyward_keys::{
 
 use super::{
     Keyring, KeyringError,
-    doubles::{NOW, TableVault, all_keys, keyring, main_file, start, state_dir},
+    doubles::{NOW, TableVault, all_keys, keyring, keyring_on, keyward_dir, main_file, start, state_dir},
 };
 use crate::{
-    disk::{Disk as _, fake::FakeDisk},
+    disk::{Disk as _, fake::FakeDisk, hanging::HangingDisk},
     keystore::{Found, KeystoreFileError},
 };
 
@@ -249,10 +253,38 @@ fn a_keystore_that_goes_while_the_agent_has_it_is_put_back() {
     }
 
     // Without the master key nothing vouches for what is in memory.
-    ring.wipe();
+    assert!(ring.wipe());
     node.disk.remove(&main_file()).unwrap();
     assert_eq!(ring.watch_over().unwrap(), None);
     assert!(!node.disk.files().contains_key(&main_file()));
+}
+
+/// A disk that hangs keeps a step, and the step has the keys. Whoever comes next finds them wiped, and keys that were
+/// unwrapped afterwards stay.
+#[test]
+fn keys_are_wiped_after_the_step_that_has_them_and_before_the_next() {
+    let vault = TableVault::default();
+    let (disk, switch) = HangingDisk::of(Arc::new(FakeDisk::default()));
+    let ring = keyring_on(disk, &keyward_dir(), &state_dir());
+    start(&ring, &vault, false).unwrap();
+    let held = || ring.view().unwrap().held;
+    switch.hang(&keyward_dir());
+    std::thread::scope(|scope| {
+        let step = scope.spawn(|| ring.refill(NOW));
+        while switch.waiting() == 0 {
+            std::thread::yield_now();
+        }
+        assert!(!ring.wipe() && held(), "it does not wait for the disk");
+        let next = scope.spawn(|| ring.keys_not_in(&mut HashSet::new(), false));
+        switch.answer();
+        step.join().unwrap().unwrap();
+        assert!(matches!(next.join().unwrap(), Err(KeyringError::NotHeld)));
+    });
+    assert!(!held());
+    start(&ring, &vault, true).unwrap();
+    ring.wipe_when_free();
+    assert!(held(), "nobody asked for these to be wiped");
+    assert!(ring.wipe() && !held());
 }
 
 /// A faulty image must not get as far as to take the place of the generation before it.

@@ -153,7 +153,7 @@ impl NodeHandle {
     /// leave the memory again: the start unwraps them, and so shows that the vault gives them back.
     pub(crate) async fn make_keystore(&self) -> Result<(), NodeError> {
         unlock::create_beside_data(self).await?;
-        self.0.keyring.wipe();
+        self.wipe_keys();
         Ok(())
     }
 

@@ -1,15 +1,7 @@
 //! A part of the agent that panics or waits for ever: a revocation is seen and obeyed all the same, and nothing
 //! stays half-way.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use keyward_model::{Class, NodeState, Verdict};
 use tokio::{
@@ -19,10 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::tests::World;
-use crate::{
-    RunError,
-    disk::{Disk, Entry},
-};
+use crate::RunError;
 
 /// The calls of an engine and of a vault in which a task of the agent may end.
 #[tokio::test]
@@ -85,29 +74,65 @@ async fn an_engine_that_does_not_answer_keeps_no_revocation_from_being_seen() {
     agent.end().await;
 }
 
-/// `state_dir` is often on the disk that fails: nothing can be written down any more. With as few threads as the agent
-/// ever has.
+/// `state_dir` is often on the disk that fails: nothing can be written down or read any more. With as few threads as the
+/// agent ever has, and more that wants something of that disk than there are threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_disk_that_hangs_keeps_no_revocation_from_being_obeyed() {
     let world = World::new();
-    let hangs = Arc::new(AtomicBool::new(false));
-    let _answers_at_the_end = Answers(Arc::clone(&hangs));
-    let agent = world.agent_on(|disk| {
-        Arc::new(Hanging { disk, folder: world.dir.path().join("state"), hangs: Arc::clone(&hangs) })
-    });
+    let (agent, switch) = world.agent_on_hanging();
     agent.until_state(NodeState::Running).await;
-    hangs.store(true, Ordering::SeqCst);
+    switch.hang(&world.path("state"));
+    let requests: Vec<_> = (0..6)
+        .map(|_| {
+            let node = agent.node.clone();
+            tokio::spawn(async move { node.start().await })
+        })
+        .collect();
+    for _ in 0..6 {
+        agent.node.encryptor_connected(true);
+        agent.node.encryptor_connected(false);
+    }
     world.service.set(Some(Class::KeyDisabled));
     let revoked = tokio::time::timeout(Duration::from_secs(20), agent.until_state(NodeState::StoppedRevoked));
     let status = revoked.await.expect("it is obeyed");
     assert!(status.engine.is_none(), "{status:#?}");
+    assert!(requests.iter().all(|request| !request.is_finished()));
     // A step of the keystore may have the keys: they are wiped when it ends.
-    hangs.store(false, Ordering::SeqCst);
+    switch.answer();
     agent.until("wiped", |s| !s.master_key_held).await;
+    for request in requests {
+        assert!(request.await.unwrap().is_err(), "it is revoked");
+    }
     agent.end().await;
     let remembered = std::fs::read_to_string(world.dir.path().join("state/judgement.json")).unwrap();
     assert!(remembered.contains("\"Revoked\""), "{remembered}");
     assert!(!world.dir.path().join("state/engine.json").exists());
+}
+
+/// The disk hangs from the moment on when the engine that starts is to be remembered: its encryptor gets no keys, and the
+/// engine is stopped all the same. It starts once the disk answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_engine_whose_start_meets_a_disk_that_hangs_is_stopped() {
+    let world = World::new();
+    world.service.set(Some(Class::TimedOut));
+    let (agent, switch) = world.agent_on_hanging();
+    agent.until_state(NodeState::WaitingForCustomerKey).await;
+    switch.hang(&world.path("state/engine"));
+    world.service.set(None);
+    let stopped = |s: &keyward_model::NodeStatus| s.state == NodeState::Failed && s.engine.is_none();
+    let status = agent.until("stopped", stopped).await;
+    assert!(status.reason.contains("did not say hello"), "{status:#?}");
+    assert_eq!(world.engine.starts.load(Ordering::SeqCst), 1);
+    assert!(switch.waiting() > 0);
+    switch.answer();
+    agent.until("wiped", |s| !s.master_key_held).await;
+    agent.node.start().await.unwrap();
+    agent.until_state(NodeState::Running).await;
+    world.service.set(Some(Class::KeyDisabled));
+    agent.until_state(NodeState::StoppedRevoked).await;
+    agent.end().await;
+    // In the order in which they were asked for: the engine that ended is the one forgotten.
+    assert!(!world.path("state/engine.json").exists());
 }
 
 /// An engine that could not be looked for when the agent started runs on, unwatched: it is found before another one
@@ -169,79 +194,4 @@ async fn half_a_request_for_metrics_does_not_keep_the_agent_from_ending() {
     ended.expect("it ends").unwrap().unwrap();
     drop(half);
     agent.end().await;
-}
-
-/// A disk whose changes in one folder wait for as long as it hangs.
-struct Hanging {
-    disk: Arc<dyn Disk>,
-    folder: PathBuf,
-    hangs: Arc<AtomicBool>,
-}
-
-/// Lets the test's runtime end, however the test ends.
-struct Answers(Arc<AtomicBool>);
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
-    }
-}
-
-impl Hanging {
-    fn change<T>(&self, path: &Path, change: impl FnOnce(&dyn Disk) -> io::Result<T>) -> io::Result<T> {
-        while path.starts_with(&self.folder) && self.hangs.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        change(&*self.disk)
-    }
-}
-
-impl Disk for Hanging {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk.read(path)
-    }
-
-    fn read_back(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.disk.read_back(path)
-    }
-
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.change(path, |disk| disk.write(path, bytes))
-    }
-
-    fn sync_file(&self, path: &Path) -> io::Result<()> {
-        self.change(path, |disk| disk.sync_file(path))
-    }
-
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.change(to, |disk| disk.link(from, to))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.change(to, |disk| disk.rename(from, to))
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.change(path, |disk| disk.remove(path))
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.change(path, |disk| disk.sync_dir(path))
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.change(path, |disk| disk.create_dir(path))
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        self.disk.list(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.change(path, |disk| disk.remove_dir(path))
-    }
 }

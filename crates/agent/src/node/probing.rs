@@ -4,17 +4,30 @@ use std::time::Duration;
 
 use keyward_keys::keystore::MasterKeyWrap;
 use keyward_model::{Class, Evidence, NodeState, Verdict};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{KeyAccess, NodeHandle, chain, in_use};
 use crate::{
-    canaries::{self, Canaries, Canary},
+    canaries::{self, Canaries, CanariesError, Canary},
     keystore::{Found, KeystoreFileError},
     wrap,
 };
 
 /// A look at this host that takes longer than this is told.
 const LOOK: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+
+/// How long a probe waits for the disk of `state_dir`, or for a step of the keystore.
+const DISK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+
+/// The canaries that are probed with beside a keystore that cannot be read.
+#[derive(Default)]
+pub(super) struct CopiedCanaries {
+    /// As they were last believed. No step of the keystore is made meanwhile, so that they are still right.
+    believed: Option<Canaries>,
+    /// The look at them that the disk has not answered yet.
+    looking: Option<JoinHandle<Result<Canaries, CanariesError>>>,
+}
 
 /// Probes until `shutdown`. Waits for nothing but the customer's side.
 pub(super) async fn run(node: NodeHandle, shutdown: CancellationToken) {
@@ -115,7 +128,7 @@ impl NodeHandle {
     /// Probes the customer key once, now.
     pub(crate) async fn probe(&self) {
         let access = self.access();
-        let copy = self.copied_canaries();
+        let copy = self.copied_canaries().await;
         let evidence = match (copy, self.0.keyring.view()) {
             (Some(copy), _) => probe_sealed(&access, copy.canaries()).await,
             (None, Some(view)) if view.held => {
@@ -143,7 +156,7 @@ impl NodeHandle {
 
     /// What to probe with beside a database that runs on keys whose keystore cannot be opened, and until the
     /// customer key that stopped it for that answers again. Status tells of it.
-    fn copied_canaries(&self) -> Option<Canaries> {
+    pub(super) async fn copied_canaries(&self) -> Option<Canaries> {
         let held = self.0.keyring.view().map(|view| view.held);
         let (runs, needed) = {
             let shared = self.shared();
@@ -151,7 +164,12 @@ impl NodeHandle {
             let stopped_by_it = shared.state == NodeState::StoppedRevoked;
             (runs, shared.keystore_unusable && held != Some(true) && (runs || stopped_by_it))
         };
-        let found = needed.then(|| Canaries::believed(&self.0.memory));
+        let found = if needed {
+            Some(self.believed_canaries().await)
+        } else {
+            self.0.copied_canaries.lock().await.believed = None;
+            None
+        };
         let file = canaries::path(&self.config().state_dir);
         let told = match &found {
             Some(Ok(_)) => Some(format!(
@@ -172,6 +190,27 @@ impl NodeHandle {
         };
         self.set_note("canaries", told);
         found.and_then(Result::ok)
+    }
+
+    /// Those on disk, or, while it does not answer, those that were there before.
+    async fn believed_canaries(&self) -> Result<Canaries, CanariesError> {
+        let mut copied = self.0.copied_canaries.lock().await;
+        let CopiedCanaries { believed, looking } = &mut *copied;
+        let look = looking.get_or_insert_with(|| {
+            let memory = self.0.memory.clone();
+            tokio::task::spawn_blocking(move || Canaries::believed(&memory))
+        });
+        let found = tokio::time::timeout(DISK_WAIT, look).await;
+        if found.is_ok() {
+            *looking = None;
+        }
+        match found {
+            Ok(Ok(found)) => {
+                *believed = found.as_ref().ok().cloned();
+                found
+            }
+            Ok(Err(_)) | Err(_) => believed.clone().ok_or(CanariesError::Silent),
+        }
     }
 }
 
@@ -194,7 +233,10 @@ async fn check_master_key(node: &NodeHandle) {
     match unwrapped {
         Ok(unwrapped) => {
             node.note_evidence(unwrapped.evidence);
-            let same = node.0.keyring.is_master_key(&unwrapped.bytes).unwrap_or(true);
+            let comparing = node.with_keyring(move |keyring| keyring.is_master_key(&unwrapped.bytes));
+            // A step of the keystore whose disk hangs has the key: looked at again the next time.
+            let same = tokio::time::timeout(DISK_WAIT, comparing).await;
+            let same = !matches!(same, Ok(Ok(false)));
             let text = "the customer key unwraps something else than the master key in memory: rotate the \
                         master key, and do not stop this node before that";
             node.set_note("master key", (!same).then(|| text.to_owned()));

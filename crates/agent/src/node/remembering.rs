@@ -2,9 +2,10 @@
 //! revocation from being seen or obeyed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,17 +28,38 @@ pub(super) struct Remembered {
     pub(super) regions: BTreeMap<KeyIdentifier, String>,
 }
 
-/// One task writes at a time, and at most one more waits: it writes what is true when its turn comes.
+/// Writes in the order in which they were asked for, one at a time. What is [`Remembered`] waits at most once: it is
+/// written as it is when its turn comes.
 pub(super) struct Remembering {
-    /// As it is on disk; taken while a task writes.
+    /// As it is on disk.
     written: Mutex<Remembered>,
+    /// Whether it waits for its turn.
     waits: AtomicBool,
+    queue: Mutex<Queue>,
     tasks: TaskTracker,
 }
 
+#[derive(Default)]
+struct Queue {
+    writes: VecDeque<Write>,
+    /// Whether a task takes them from here.
+    taken: bool,
+}
+
+type Write = Box<dyn FnOnce(&NodeHandle) + Send>;
+
 impl Remembering {
     pub(super) fn new(written: Remembered) -> Self {
-        Self { written: Mutex::new(written), waits: AtomicBool::new(false), tasks: TaskTracker::new() }
+        Self {
+            written: Mutex::new(written),
+            waits: AtomicBool::new(false),
+            queue: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -49,10 +71,49 @@ impl NodeHandle {
         }
     }
 
-    /// Has something written by a task of its own, which the agent waits for at its end.
+    /// Has something written after what was asked for before, by a task that the agent waits for at its end. Returns
+    /// at once.
     pub(super) fn write_apart(&self, write: impl FnOnce(&Self) + Send + 'static) {
-        let node = self.clone();
-        self.0.remembering.tasks.spawn_blocking(move || write(&node));
+        let remembering = &self.0.remembering;
+        let mut queue = remembering.queue();
+        queue.writes.push_back(Box::new(write));
+        if !std::mem::replace(&mut queue.taken, true) {
+            let node = self.clone();
+            remembering.tasks.spawn_blocking(move || node.write_all());
+        }
+    }
+
+    fn write_all(&self) {
+        loop {
+            let write = {
+                let mut queue = self.0.remembering.queue();
+                let Some(write) = queue.writes.pop_front() else {
+                    queue.taken = false;
+                    return;
+                };
+                write
+            };
+            // Those behind it have their turn all the same.
+            if catch_unwind(AssertUnwindSafe(|| write(self))).is_err() {
+                tracing::error!(
+                    "a task of the agent ended while it wrote to state_dir: see the log, and report it"
+                );
+            }
+        }
+    }
+
+    /// Wipes the keys from memory; where a step of the keystore has them, as soon as it ends. Returns at once.
+    pub(super) fn wipe_keys(&self) {
+        let wiped = || tracing::info!("master and database keys were wiped from memory");
+        if self.0.keyring.wipe() {
+            return wiped();
+        }
+        tracing::warn!("a step of the keystore is at work on its disk: the keys are wiped when it ends");
+        let keyring = self.keyring();
+        self.0.remembering.tasks.spawn_blocking(move || {
+            keyring.wipe_when_free();
+            wiped();
+        });
     }
 
     /// Waits until everything is written down, or the disk has had its time.

@@ -60,6 +60,8 @@ impl Shell {
         }
         let first = self.find_engine().await;
         self.take_in(first);
+        // Read while the disk still answers.
+        self.node.copied_canaries().await;
         let standing = [
             kept_up("asks the customer key", &self.node, &shutdown, super::probing::run),
             kept_up(
@@ -88,7 +90,7 @@ impl Shell {
         for task in standing {
             let _ = task.await;
         }
-        self.node.0.keyring.wipe();
+        self.node.wipe_keys();
         self.node.remembered().await;
     }
 
@@ -223,10 +225,7 @@ impl Shell {
                     }
                 });
             }
-            Effect::WipeKeys => {
-                node.0.keyring.wipe();
-                tracing::info!("master and database keys were wiped from memory");
-            }
+            Effect::WipeKeys => node.wipe_keys(),
         }
     }
 }
@@ -360,15 +359,18 @@ fn watch(node: NodeHandle, process: Arc<dyn EngineProcess>) {
 
 fn remember(node: &NodeHandle, process: &Arc<dyn EngineProcess>, hello_seen: bool) {
     let record = process.record();
-    let version = record.version.clone();
-    // Before anybody may say hello: that is remembered in the same file.
-    if let Err(error) = node.0.memory.set_engine(Some(&StartedEngine { record, hello_seen })) {
-        // An agent that comes after us still finds the process by its socket.
-        tracing::warn!("the engine could not be remembered: {}", chain(&error));
-    }
     {
         let mut shared = node.shared();
-        shared.engine_version = version;
+        // Asked for before anybody knows the process, and so may say hello: that is remembered in the same file. Not
+        // waited for: an engine whose start meets a disk that hangs is to be stopped like any other.
+        let started = StartedEngine { record: record.clone(), hello_seen };
+        node.write_apart(move |node| {
+            if let Err(error) = node.0.memory.set_engine(Some(&started)) {
+                // An agent that comes after us still finds the process by its socket.
+                tracing::warn!("the engine could not be remembered: {}", chain(&error));
+            }
+        });
+        shared.engine_version = record.version;
         shared.process = Some(Arc::clone(process));
         shared.engine_gone = false;
     }

@@ -21,7 +21,10 @@ use crate::{
     admin::progress::Progress,
     clock::Clock,
     config::Config,
-    disk::{Disk, NodeDisk},
+    disk::{
+        NodeDisk,
+        hanging::{HangingDisk, Switch},
+    },
     folder::Trust,
     keysock,
     memory::Judged,
@@ -108,11 +111,12 @@ socket = "{dir}/admin.sock"
         self.agent_of(config, self.parts(Arc::clone(&disk)), disk)
     }
 
-    /// An agent whose disk is made of the usual one.
-    pub(super) fn agent_on(&self, make: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>) -> Agent {
+    /// An agent whose disk can be made to hang.
+    pub(super) fn agent_on_hanging(&self) -> (Agent, Switch) {
         let disk = self.disk();
-        let parts = Parts { disk: make(Arc::clone(&disk) as _), ..self.parts(Arc::clone(&disk)) };
-        self.agent_of(self.config(), parts, disk)
+        let (hanging, switch) = HangingDisk::of(Arc::clone(&disk) as _);
+        let parts = Parts { disk: hanging, ..self.parts(Arc::clone(&disk)) };
+        (self.agent_of(self.config(), parts, disk), switch)
     }
 
     fn agent_of(&self, config: Config, parts: Parts, disk: Arc<NodeDisk>) -> Agent {

@@ -23,6 +23,8 @@ pub(super) async fn unlock(node: &NodeHandle) -> Result<(), UnlockFailure> {
         Err(error) => Err(error),
     };
     note_keystore(node, outcome.as_ref().err());
+    // Read while the disk still answers.
+    node.copied_canaries().await;
     outcome.map_err(|error| {
         if let Some(evidence) = evidence(&error, node.0.clock.now()) {
             node.note_evidence(evidence);

@@ -190,6 +190,44 @@ async fn a_copy_that_is_missing_is_made_up_for() {
     agent.end().await;
 }
 
+/// Nothing more can be read: what was read before is probed with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_revocation_is_seen_while_neither_keystore_nor_copy_can_be_read() {
+    let world = World::new();
+    world.left_running().await;
+    std::fs::remove_file(world.keystore()).unwrap();
+    let (agent, switch) = world.agent_on_hanging();
+    until_warned(&agent, "is probed with the canaries in").await;
+    switch.hang(&world.path("state"));
+    let probed = agent.node.status().evidence.len();
+    agent.until("probed all the same", |s| s.evidence.len() > probed + 1).await;
+    assert!(switch.waiting() > 0);
+    world.service.set(Some(Class::KeyDisabled));
+    let revoked = tokio::time::timeout(Duration::from_secs(30), agent.until_state(NodeState::StoppedRevoked));
+    assert!(revoked.await.expect("it is obeyed").engine.is_none());
+    // One look waits for the disk, however many probes there were.
+    assert!(switch.waiting() <= 3, "{}", switch.waiting());
+    switch.answer();
+    agent.end().await;
+}
+
+/// The disk hangs when the copy is read for the first time: told, and read once it answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_copy_that_does_not_answer_is_told_and_read_later() {
+    let world = World::new();
+    world.left_running().await;
+    std::fs::remove_file(world.keystore()).unwrap();
+    let (agent, switch) = world.agent_on_hanging();
+    switch.hang(&world.copy());
+    let status = until_warned(&agent, "its disk does not answer").await;
+    assert!(status.evidence.is_empty() && warns(&status, "a revocation is not seen"), "{status:#?}");
+    switch.answer();
+    agent.until("probed", |s| !s.evidence.is_empty()).await;
+    world.service.set(Some(Class::KeyDisabled));
+    agent.until_state(NodeState::StoppedRevoked).await;
+    agent.end().await;
+}
+
 /// While a copy names two customer keys, each of them keeps the node: only one of them opens it, and which is
 /// not known.
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! `keyward node keystore export` and `node approve` on a real agent: what an operator keeps, and how it comes back.
+//! A real agent: `keyward node keystore export` and `node approve`, what an operator keeps and how it comes back; and an
+//! agent whose disk hangs.
 
 mod processes;
 
@@ -52,6 +53,7 @@ impl Node {
              [customer_key]\nkey_identifier = \"{key}\"\ntenant_id = \"{tenant}\"\nclient_id = \"{client}\"\n\
              client_secret_file = \"{secret}\"\ncloud = \"CUSTOM\"\nauthority = \"{authority}\"\n\
              ca_file = \"{ca}\"\n\
+             [verdict]\nprobe_interval_s = 1\nstrong_window_s = 2\n\
              [admin]\nsocket = \"{dir}/admin.sock\"\n",
             dir = dir.path().display(),
             encryptor = keyward_testkit::built::encryptor_library()?.display(),
@@ -85,15 +87,23 @@ impl Node {
 
     /// Waits until status says this state.
     fn until(&self, state: &str) -> Result<serde_json::Value> {
+        self.until_status(state, |status| status["state"] == state)
+    }
+
+    fn until_status(
+        &self,
+        what: &str,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<serde_json::Value> {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let output = self.keyward(&["status", "--json"])?;
             let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            if status["state"] == state {
+            if wanted(&status) {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("never {state}: {status:#}\n{}", String::from_utf8_lossy(&output.stderr));
+                bail!("never {what}: {status:#}\n{}", String::from_utf8_lossy(&output.stderr));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -166,6 +176,34 @@ async fn an_exported_keystore_is_private_whole_and_puts_a_node_back() -> Result<
     node.until("running")?;
     node.done(&["stop"])?;
     drop(agent);
+    assert_eq!(processes::mentioning(node.dir.path()), Vec::<String>::new());
+    node.vault.shutdown().await;
+    Ok(())
+}
+
+/// A pipe in place of a file of `state_dir` does what a disk that hangs does: who reads it waits for ever. The revocation is
+/// seen and obeyed, and the agent ends when it is asked to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_disk_hangs_obeys_a_revocation_and_ends() -> Result<()> {
+    let _alone = keyward_testkit::Alone::wait()?;
+    let node = Node::new().await?;
+    let _cleaner = processes::Cleaner(node.dir.path());
+    let mut agent = node.agent()?;
+    node.until("running")?;
+    let copy = node.path("state/canaries.json");
+    fs::remove_file(&copy)?;
+    ensure!(Command::new("mkfifo").arg(&copy).status()?.success(), "no pipe");
+    let told = |status: &serde_json::Value| status["warnings"].to_string().contains("does not answer for");
+    node.until_status("told of", told)?;
+    VaultAdmin::of(node.vault.description())?.disable_key("k1").await?;
+    let status = node.until("stoppedRevoked")?;
+    assert!(status["engine"].is_null(), "{status:#}");
+    ensure!(Command::new("kill").arg(agent.0.id().to_string()).status()?.success(), "no signal");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while agent.0.try_wait()?.is_none() {
+        ensure!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert_eq!(processes::mentioning(node.dir.path()), Vec::<String>::new());
     node.vault.shutdown().await;
     Ok(())
