@@ -114,6 +114,8 @@ struct Shared {
     process: Option<Arc<dyn EngineProcess>>,
     engine_version: String,
     encryptors: usize,
+    /// Whether it is remembered, or is being, that the process' encryptor has said hello.
+    hello_remembered: bool,
     evidence: VecDeque<Evidence>,
     judged: Judged,
     /// Where the customer keys of the keystore last worked.
@@ -175,6 +177,7 @@ impl NodeHandle {
             process: None,
             engine_version: String::new(),
             encryptors: 0,
+            hello_remembered: false,
             evidence: VecDeque::new(),
             judged,
             regions,
@@ -479,12 +482,17 @@ impl NodeHandle {
 
     /// An encryptor said hello, or went away.
     pub(crate) fn encryptor_connected(&self, on: bool) {
-        {
+        let first = {
             let mut shared = self.shared();
             shared.encryptors = if on { shared.encryptors + 1 } else { shared.encryptors.saturating_sub(1) };
+            let first = on && !shared.hello_remembered;
+            shared.hello_remembered |= on;
+            first
+        };
+        if first {
+            self.write_apart(Self::remember_hello);
         }
         if on {
-            self.write_apart(Self::remember_hello);
             self.post(Event::HelloSeen);
         }
         self.touch();
@@ -603,6 +611,8 @@ impl NodeHandle {
     fn remember_hello(&self) {
         if let Err(error) = self.0.memory.set_hello_seen() {
             tracing::error!("the engine's hello could not be remembered: {}", chain(&error));
+            // Tried again with the next one.
+            self.shared().hello_remembered = false;
         }
     }
 

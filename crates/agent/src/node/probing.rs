@@ -167,7 +167,8 @@ impl NodeHandle {
         let found = if needed {
             Some(self.believed_canaries().await)
         } else {
-            self.0.copied_canaries.lock().await.believed = None;
+            // A look that the disk answers later would tell of what was before the keystore's next step.
+            *self.0.copied_canaries.lock().await = CopiedCanaries::default();
             None
         };
         let file = canaries::path(&self.config().state_dir);

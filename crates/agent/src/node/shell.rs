@@ -370,6 +370,7 @@ fn remember(node: &NodeHandle, process: &Arc<dyn EngineProcess>, hello_seen: boo
                 tracing::warn!("the engine could not be remembered: {}", chain(&error));
             }
         });
+        shared.hello_remembered = hello_seen;
         shared.engine_version = record.version;
         shared.process = Some(Arc::clone(process));
         shared.engine_gone = false;
