@@ -3,15 +3,21 @@
 use std::fs;
 use std::io;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use keyward_testkit::wiredtiger::WiredTiger;
 use procfs::process::Process;
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 const CACHE: &str = "16MB";
+/// How long a database is read from alone, and how long several are in short turns.
 const READ_S: u32 = 6;
+const READ_IN_TURNS_S: u32 = 9;
+/// Long beside what a change of turns costs, short beside what a machine's speed changes in.
+const TURN: Duration = Duration::from_millis(100);
 
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum Load {
@@ -53,8 +59,8 @@ impl Table {
         format!("create=true,{},populate_threads=2,run_time=0", self.options())
     }
 
-    fn read(self) -> String {
-        format!("create=false,{},run_time={READ_S},threads=((count=4,reads=1))", self.options())
+    fn read(self, seconds: u32) -> String {
+        format!("create=false,{},run_time={seconds},threads=((count=4,reads=1))", self.options())
     }
 }
 
@@ -62,6 +68,7 @@ impl Table {
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub(crate) struct Outcome {
     pub(crate) operations_per_s: f64,
+    /// Without what the process takes to open and close the database.
     pub(crate) cpu_us_per_operation: f64,
 }
 
@@ -79,32 +86,42 @@ impl<'a> Run<'a> {
         Ok(Self { wiredtiger, config, home })
     }
 
-    /// Fills this database, which is empty, with the table of `load`.
-    pub(crate) fn fill(&self, load: Load) -> Result<Outcome> {
-        self.start(Load::Insert, load.table())?.outcome()
+    /// Fills this database, which is empty, with the table of `load`. `opening_cpu_s` as [`Run::opening_cpu_s`] found it.
+    pub(crate) fn fill(&self, load: Load, opening_cpu_s: f64) -> Result<Outcome> {
+        self.start_filling(load)?.outcome(opening_cpu_s)
+    }
+
+    /// Begins what `fill` does, beside others.
+    pub(crate) fn start_filling(&self, load: Load) -> Result<Running<'_>> {
+        self.start(Load::Insert, load.table(), &load.table().fill())
     }
 
     /// Reads from this database, which `fill` filled for the same load.
-    pub(crate) fn read(&self) -> Result<Outcome> {
-        self.start_reading()?.outcome()
+    pub(crate) fn read(&self, opening_cpu_s: f64) -> Result<Outcome> {
+        self.start_reading(READ_S)?.outcome(opening_cpu_s)
     }
 
-    /// Begins what `read` does, beside others.
-    pub(crate) fn start_reading(&self) -> Result<Running<'_>> {
-        self.start(Load::Read, Load::Read.table())
+    /// Begins what `read` does, for [`take_turns`].
+    pub(crate) fn start_reading_in_turns(&self) -> Result<Running<'_>> {
+        self.start_reading(READ_IN_TURNS_S)
     }
 
-    fn start(&self, load: Load, table: Table) -> Result<Running<'_>> {
+    fn start_reading(&self, seconds: u32) -> Result<Running<'_>> {
+        self.start(Load::Read, Load::Read.table(), &Load::Read.table().read(seconds))
+    }
+
+    /// Opens this database, which `fill` filled to be read from, and closes it: the processor time of that.
+    pub(crate) fn opening_cpu_s(&self) -> Result<f64> {
+        Ok(self.start_reading(0)?.end()?.0)
+    }
+
+    fn start(&self, load: Load, table: Table, options: &str) -> Result<Running<'_>> {
         let program = self.wiredtiger.wtperf.as_ref().context("this WiredTiger has no wtperf")?;
         let connection = format!("conn_config=\"cache_size={CACHE},eviction=(threads_max=4)\"");
-        let options = match load {
-            Load::Insert => table.fill(),
-            Load::Read => table.read(),
-        };
         let pages = "table_config=\"type=file,leaf_page_max=32k,internal_page_max=16k,allocation_size=4k\"";
         let mut command = Command::new(program);
         command.arg("-h").arg(self.home.path());
-        command.args(["-o", &connection, "-o", pages, "-o", &options]);
+        command.args(["-o", &connection, "-o", pages, "-o", options]);
         command.env_remove("WIREDTIGER_CONFIG").stdin(Stdio::null());
         // A few lines, which the pipe holds until they are read.
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -142,31 +159,65 @@ impl Drop for Running<'_> {
 }
 
 impl Running<'_> {
-    /// Waits for its end.
-    pub(crate) fn outcome(mut self) -> Result<Outcome> {
+    /// Waits for its end. Opening and closing a database of this variant takes `opening_cpu_s`, which counts as no
+    /// operation's.
+    pub(crate) fn outcome(mut self, opening_cpu_s: f64) -> Result<Outcome> {
+        let (cpu_s, report) = self.end()?;
+        let (operations, operations_per_s) = operations(self.load, self.table, &report)?;
+        if self.load == Load::Insert && !self.run.config.is_empty() && !self.run.is_encrypted()? {
+            bail!("the table is not encrypted: the encryptor was not loaded");
+        }
+        Ok(Outcome { operations_per_s, cpu_us_per_operation: (cpu_s - opening_cpu_s) * 1e6 / operations })
+    }
+
+    /// Its processor time and its report, once it has ended.
+    fn end(&mut self) -> Result<(f64, String)> {
         let cpu_s = cpu_s_at_exit(&self.child)?;
         let status = self.child.wait().context("cannot wait for wtperf")?;
         if !status.success() {
             let said = self.child.stderr.take().map(io::read_to_string).transpose()?.unwrap_or_default();
             bail!("wtperf ended with {status}: {said}");
         }
-        let report = fs::read_to_string(self.run.home.path().join("test.stat"))
-            .context("wtperf wrote no test.stat")?;
-        let (operations, operations_per_s) = operations(self.load, self.table, &report)?;
-        if self.load == Load::Insert && !self.run.config.is_empty() && !self.run.is_encrypted()? {
-            bail!("the table is not encrypted: the encryptor was not loaded");
-        }
-        Ok(Outcome { operations_per_s, cpu_us_per_operation: cpu_s * 1e6 / operations })
+        let report = fs::read_to_string(self.run.home.path().join("test.stat"));
+        Ok((cpu_s, report.context("wtperf wrote no test.stat")?))
     }
+}
+
+/// Lets those at work run one at a time, in short turns, until all have ended: each sees the same machine as the others,
+/// and none takes the caches from another.
+pub(crate) fn take_turns(running: &[Running<'_>]) -> Result<()> {
+    let mut at_work: Vec<Pid> =
+        running.iter().map(|running| pid_of(&running.child)).collect::<Result<_>>()?;
+    let signal = |pid: Pid, signal| kill_process(pid, signal).context("cannot signal wtperf");
+    at_work.iter().try_for_each(|pid| signal(*pid, Signal::STOP))?;
+    while !at_work.is_empty() {
+        for pid in &at_work {
+            signal(*pid, Signal::CONT)?;
+            thread::sleep(TURN);
+            signal(*pid, Signal::STOP)?;
+        }
+        let mut left = Vec::new();
+        for pid in at_work {
+            let exit = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+            if waitid(WaitId::Pid(pid), exit).context("cannot look at wtperf")?.is_none() {
+                left.push(pid);
+            }
+        }
+        at_work = left;
+    }
+    Ok(())
+}
+
+fn pid_of(child: &Child) -> Result<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("no process id")
 }
 
 /// User and system time that `child` took until it ended, which this waits for. It is left to be reaped.
 fn cpu_s_at_exit(child: &Child) -> Result<f64> {
-    let id = i32::try_from(child.id()).context("no process id")?;
-    let pid = Pid::from_raw(id).context("no process id")?;
+    let pid = pid_of(child)?;
     waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
         .context("cannot wait for wtperf")?;
-    let stat = Process::new(id)?.stat()?;
+    let stat = Process::new(pid.as_raw_nonzero().get())?.stat()?;
     Ok((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
