@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use keyward_keys::{
@@ -257,16 +258,23 @@ impl Keyring {
         Ok(())
     }
 
-    /// Wipes master and database keys from memory. What was opened stays loaded, sealed. Never waits: a step that
-    /// writes has the keys for as long as its disk takes. Then they are wiped before anything else is done with them,
-    /// and this says `false`; see [`Keyring::wipe_when_free`].
+    /// Wipes master and database keys from memory. What was opened stays loaded, sealed. Waits no longer than
+    /// `patience`: a step that writes has the keys for as long as its disk takes. Then they are wiped before anything
+    /// else is done with them, and this says `false`; see [`Keyring::wipe_when_free`].
     #[must_use]
-    pub fn wipe(&self) -> bool {
+    pub fn wipe(&self, patience: Duration) -> bool {
+        const LOOK_AGAIN: Duration = Duration::from_millis(1);
         self.wipe_due.store(true, Ordering::SeqCst);
-        match self.content.try_lock() {
-            Ok(content) => drop(self.wiped_if_due(content)),
-            Err(TryLockError::Poisoned(poisoned)) => drop(self.wiped_if_due(poisoned.into_inner())),
-            Err(TryLockError::WouldBlock) => return false,
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.content.try_lock() {
+                Ok(content) => break drop(self.wiped_if_due(content)),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    break drop(self.wiped_if_due(poisoned.into_inner()));
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return false,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+            }
         }
         true
     }

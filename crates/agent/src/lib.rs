@@ -6,6 +6,7 @@
 //! ending itself.
 
 pub mod admin;
+mod blocking;
 pub mod canaries;
 mod clock;
 pub mod config;

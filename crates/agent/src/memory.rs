@@ -13,10 +13,9 @@ use std::{
 use keyward_keys::NodeId;
 use keyward_model::{Class, Judgement, KeyIdentifier, lifecycle::Wanted, sync::ObservedSnapshot};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use zeroize::Zeroizing;
 
-use crate::{disk, disk::Disk, engine::EngineRecord};
+use crate::{blocking, disk, disk::Disk, engine::EngineRecord};
 
 /// Which node this is, and the newest keystore it ever had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -281,17 +280,12 @@ impl Memory {
         self.alone(|| self.disk.sync_dir(&self.dir)).map_err(io_error(&self.dir, "synced"))
     }
 
-    /// One at a time, and not on a thread that the agent's other tasks need: the disk may take for ever.
+    /// One at a time; the disk may take for ever.
     fn alone<T>(&self, on_disk: impl FnOnce() -> T) -> T {
-        let alone = || {
+        blocking::apart(|| {
             let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
             on_disk()
-        };
-        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(alone),
-            // Only tests have a runtime with one thread.
-            Ok(_) | Err(_) => alone(),
-        }
+        })
     }
 }
 

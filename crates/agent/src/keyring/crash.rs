@@ -2,7 +2,7 @@
 //! disk may have. Reopening must succeed, no key that was ever durable may be lost, and the operation must be
 //! repeatable.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use keyward_keys::{
     KeyId, MasterKey, NodeId,
@@ -18,7 +18,7 @@ use crate::disk::fake::{Contents, FakeDisk, Hiccup, Names, Torn};
 pub(super) type Operation = fn(&Keyring, &TableVault) -> Result<(), KeyringError>;
 
 fn open_again(keyring: &Keyring, vault: &TableVault) -> Result<(), KeyringError> {
-    assert!(keyring.wipe());
+    assert!(keyring.wipe(Duration::ZERO));
     start(keyring, vault, true)
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use keyward_keys::{
@@ -253,7 +254,7 @@ fn a_keystore_that_goes_while_the_agent_has_it_is_put_back() {
     }
 
     // Without the master key nothing vouches for what is in memory.
-    assert!(ring.wipe());
+    assert!(ring.wipe(Duration::ZERO));
     node.disk.remove(&main_file()).unwrap();
     assert_eq!(ring.watch_over().unwrap(), None);
     assert!(!node.disk.files().contains_key(&main_file()));
@@ -274,7 +275,7 @@ fn keys_are_wiped_after_the_step_that_has_them_and_before_the_next() {
         while switch.waiting() == 0 {
             std::thread::yield_now();
         }
-        assert!(!ring.wipe() && held(), "it does not wait for the disk");
+        assert!(!ring.wipe(Duration::ZERO) && held(), "it does not wait for the disk");
         let next = scope.spawn(|| ring.keys_not_in(&mut HashSet::new(), false));
         switch.answer();
         step.join().unwrap().unwrap();
@@ -284,7 +285,7 @@ fn keys_are_wiped_after_the_step_that_has_them_and_before_the_next() {
     start(&ring, &vault, true).unwrap();
     ring.wipe_when_free();
     assert!(held(), "nobody asked for these to be wiped");
-    assert!(ring.wipe() && !held());
+    assert!(ring.wipe(Duration::ZERO) && !held());
 }
 
 /// A faulty image must not get as far as to take the place of the generation before it.

@@ -15,7 +15,10 @@ use keyward_model::KeyIdentifier;
 use tokio_util::task::TaskTracker;
 
 use super::{NodeHandle, chain};
-use crate::memory::Judged;
+use crate::{blocking, memory::Judged};
+
+/// How long a step of the keystore takes at most on a disk that answers.
+const STEP_TAKES: Duration = Duration::from_secs(1);
 
 /// How long an agent that ends waits for its disk.
 const AT_THE_END: Duration = Duration::from_secs(5);
@@ -102,10 +105,11 @@ impl NodeHandle {
         }
     }
 
-    /// Wipes the keys from memory; where a step of the keystore has them, as soon as it ends. Returns at once.
+    /// Wipes the keys from memory; where a step of the keystore has them, as soon as it ends, which this waits for no
+    /// longer than steps usually take.
     pub(super) fn wipe_keys(&self) {
         let wiped = || tracing::info!("master and database keys were wiped from memory");
-        if self.0.keyring.wipe() {
+        if blocking::apart(|| self.0.keyring.wipe(STEP_TAKES)) {
             return wiped();
         }
         tracing::warn!("a step of the keystore is at work on its disk: the keys are wiped when it ends");

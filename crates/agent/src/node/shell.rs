@@ -133,10 +133,12 @@ impl Shell {
         let now = self.node.0.clock.boot_ms();
         let was_revoked = self.lifecycle.revoked().is_some();
         let effects = self.lifecycle.on(event, now);
+        // Who sees the state finds the keys wiped.
+        let (wipes, others): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::WipeKeys));
+        wipes.into_iter().for_each(|wipe| self.obey(wipe));
         self.publish(was_revoked);
-        for effect in effects {
-            self.obey(effect);
-        }
+        others.into_iter().for_each(|other| self.obey(other));
         self.node.touch();
     }
 
