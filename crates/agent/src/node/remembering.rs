@@ -108,7 +108,12 @@ impl NodeHandle {
     /// Wipes the keys from memory; where a step of the keystore has them, as soon as it ends, which this waits for no
     /// longer than steps usually take.
     pub(super) fn wipe_keys(&self) {
-        let wiped = || tracing::info!("master and database keys were wiped from memory");
+        let held = self.0.keyring.view().is_some_and(|view| view.held);
+        let wiped = move || {
+            if held {
+                tracing::info!("master and database keys were wiped from memory");
+            }
+        };
         if blocking::apart(|| self.0.keyring.wipe(STEP_TAKES)) {
             return wiped();
         }
