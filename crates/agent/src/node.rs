@@ -16,6 +16,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use keyward_keys::{
@@ -40,6 +41,7 @@ use remembering::{Remembered, Remembering};
 pub use shell::Shell;
 
 use crate::{
+    blocking,
     clock::Clock,
     config::Config,
     disk::Disk,
@@ -53,6 +55,8 @@ use crate::{
 
 /// Evidence kept for status.
 const EVIDENCE_KEPT: usize = 20;
+/// How long a step of the keystore takes at most on a disk that answers.
+const STEP_TAKES: Duration = Duration::from_secs(1);
 /// Snapshots remembered for the server.
 const SNAPSHOTS_KEPT: usize = 200;
 
@@ -471,8 +475,28 @@ impl NodeHandle {
         done.map_err(|_| NodeError::TaskDied)?.map_err(Into::into)
     }
 
+    /// Wipes the keys from memory; where a step of the keystore has them, as soon as it ends, which this waits for no
+    /// longer than steps usually take.
+    fn wipe_keys(&self) {
+        let held = self.0.keyring.view().is_some_and(|view| view.held);
+        let wiped = move || {
+            if held {
+                tracing::info!("master and database keys were wiped from memory");
+            }
+        };
+        if blocking::apart(|| self.0.keyring.wipe(STEP_TAKES)) {
+            return wiped();
+        }
+        tracing::warn!("a step of the keystore is at work on its disk: the keys are wiped when it ends");
+        let keyring = self.keyring();
+        self.0.remembering.tasks.spawn_blocking(move || {
+            keyring.wipe_when_free();
+            wiped();
+        });
+    }
+
     /// Waits up to `patience` for the engine's process to be known, then says whether `pid` is of it.
-    pub(crate) async fn owns_process(&self, pid: u32, patience: std::time::Duration) -> bool {
+    pub(crate) async fn owns_process(&self, pid: u32, patience: Duration) -> bool {
         let known = self.until(|shared| shared.process.clone());
         match tokio::time::timeout(patience, known).await {
             Ok(Ok(process)) => process.owns(pid),
@@ -622,7 +646,7 @@ impl NodeHandle {
     }
 
     /// Whether the task that decides for the node takes in an event within `limit`.
-    pub(crate) async fn decides(&self, limit: std::time::Duration) -> bool {
+    pub(crate) async fn decides(&self, limit: Duration) -> bool {
         matches!(tokio::time::timeout(limit, self.post_and_wait(Event::Tick)).await, Ok(Ok(())))
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct HangingDisk {
 
 #[derive(Default)]
 struct Hang {
-    /// Files whose path begins so do not answer; `None`: all do.
+    /// What is asked of a path that begins so waits; `None`: nothing does.
     begins: Mutex<Option<PathBuf>>,
     waiting: AtomicUsize,
 }

@@ -15,10 +15,7 @@ use keyward_model::KeyIdentifier;
 use tokio_util::task::TaskTracker;
 
 use super::{NodeHandle, chain};
-use crate::{blocking, memory::Judged};
-
-/// How long a step of the keystore takes at most on a disk that answers.
-const STEP_TAKES: Duration = Duration::from_secs(1);
+use crate::memory::Judged;
 
 /// How long an agent that ends waits for its disk.
 const AT_THE_END: Duration = Duration::from_secs(5);
@@ -39,7 +36,8 @@ pub(super) struct Remembering {
     /// Whether it waits for its turn.
     waits: AtomicBool,
     queue: Mutex<Queue>,
-    tasks: TaskTracker,
+    /// What the agent waits for at its end.
+    pub(super) tasks: TaskTracker,
 }
 
 #[derive(Default)]
@@ -103,26 +101,6 @@ impl NodeHandle {
                 );
             }
         }
-    }
-
-    /// Wipes the keys from memory; where a step of the keystore has them, as soon as it ends, which this waits for no
-    /// longer than steps usually take.
-    pub(super) fn wipe_keys(&self) {
-        let held = self.0.keyring.view().is_some_and(|view| view.held);
-        let wiped = move || {
-            if held {
-                tracing::info!("master and database keys were wiped from memory");
-            }
-        };
-        if blocking::apart(|| self.0.keyring.wipe(STEP_TAKES)) {
-            return wiped();
-        }
-        tracing::warn!("a step of the keystore is at work on its disk: the keys are wiped when it ends");
-        let keyring = self.keyring();
-        self.0.remembering.tasks.spawn_blocking(move || {
-            keyring.wipe_when_free();
-            wiped();
-        });
     }
 
     /// Waits until everything is written down, or the disk has had its time.
