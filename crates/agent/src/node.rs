@@ -92,6 +92,8 @@ struct Inner {
     changed: watch::Sender<u64>,
     remembering: Remembering,
     copied_canaries: tokio::sync::Mutex<probing::CopiedCanaries>,
+    /// Held while an operator's wish is remembered and told to who decides: both in one order.
+    wishing: tokio::sync::Mutex<()>,
     operation: Arc<tokio::sync::Mutex<()>>,
     holding: Arc<tokio::sync::Mutex<()>>,
 }
@@ -104,6 +106,8 @@ struct Posted {
 
 /// What status is made of.
 struct Shared {
+    /// What the operator asked for last.
+    wanted: Wanted,
     state: NodeState,
     reason: String,
     since: Timestamp,
@@ -171,6 +175,7 @@ impl NodeHandle {
         let remembering = Remembering::new(Remembered { judged: judged.clone(), regions: regions.clone() });
         let (events, posted) = mpsc::unbounded_channel();
         let shared = Shared {
+            wanted: Wanted::Running,
             state: NodeState::Starting,
             reason: "starting".to_owned(),
             since: parts.clock.now(),
@@ -207,6 +212,7 @@ impl NodeHandle {
             changed: watch::Sender::new(0),
             remembering,
             copied_canaries: tokio::sync::Mutex::default(),
+            wishing: tokio::sync::Mutex::default(),
             operation: Arc::default(),
             holding: Arc::default(),
         }));
@@ -306,11 +312,10 @@ impl NodeHandle {
     /// outlasts restarts of the agent.
     pub async fn start(&self) -> Result<(), NodeError> {
         self.refuse_unencrypted()?;
-        self.0.memory.set_wanted(Wanted::Running)?;
         if self.shared().judged.judgement.verdict == Verdict::Revoked {
             self.probe().await;
         }
-        self.post_and_wait(Event::StartAsked).await?;
+        self.wish(Wanted::Running).await?;
         self.until(|shared| match shared.state {
             NodeState::Running => shared.engine_up.then_some(Ok(())),
             _ if shared.unlocking => None,
@@ -323,12 +328,32 @@ impl NodeHandle {
         .await?
     }
 
-    /// Stops the node and waits until its process is gone. Outlasts restarts of the agent.
+    /// Stops the node and waits until its process is gone, or until somebody asks for a start. Outlasts restarts of the
+    /// agent.
     pub async fn stop(&self) -> Result<(), NodeError> {
         self.refuse_unencrypted()?;
-        self.0.memory.set_wanted(Wanted::Stopped)?;
-        self.post_and_wait(Event::StopAsked).await?;
-        self.until(|shared| shared.engine_gone.then_some(())).await
+        self.wish(Wanted::Stopped).await?;
+        self.until(|shared| match (shared.engine_gone, shared.wanted) {
+            (true, _) => Some(Ok(())),
+            (false, Wanted::Stopped) => None,
+            // It may have been gone in between.
+            (false, Wanted::Running) => Some(Err(NodeError::Overtaken)),
+        })
+        .await?
+    }
+
+    /// Remembers what the operator wants, and waits until it is taken in.
+    async fn wish(&self, wanted: Wanted) -> Result<(), NodeError> {
+        let event = match wanted {
+            Wanted::Running => Event::StartAsked,
+            Wanted::Stopped => Event::StopAsked,
+        };
+        let taken_in = {
+            let _in_order = self.0.wishing.lock().await;
+            self.0.memory.set_wanted(wanted)?;
+            self.post_for_answer(event)?
+        };
+        taken_in.await.map_err(|_| NodeError::ShuttingDown)
     }
 
     /// Stops the engine and keeps it stopped until the [`Hold`] is dropped. The keys stay in memory, so that the
@@ -391,8 +416,7 @@ impl NodeHandle {
     /// The restore is complete: the node may start.
     pub(crate) async fn start_restored(&self, _hold: &Hold) -> Result<(), NodeError> {
         if self.0.memory.wanted()? != Some(Wanted::Stopped) {
-            self.0.memory.set_wanted(Wanted::Running)?;
-            self.post_and_wait(Event::StartAsked).await?;
+            self.wish(Wanted::Running).await?;
         }
         Ok(())
     }
@@ -651,10 +675,15 @@ impl NodeHandle {
     }
 
     async fn post_and_wait(&self, event: Event) -> Result<(), NodeError> {
+        self.post_for_answer(event)?.await.map_err(|_| NodeError::ShuttingDown)
+    }
+
+    /// What is received here is answered once the event is taken in.
+    fn post_for_answer(&self, event: Event) -> Result<oneshot::Receiver<()>, NodeError> {
         let (taken_in, wait) = oneshot::channel();
         let posted = Posted { event, taken_in: Some(taken_in) };
         self.0.events.send(posted).map_err(|_| NodeError::ShuttingDown)?;
-        wait.await.map_err(|_| NodeError::ShuttingDown)
+        Ok(wait)
     }
 
     async fn until<T>(&self, mut answer: impl FnMut(&Shared) -> Option<T>) -> Result<T, NodeError> {

@@ -322,6 +322,8 @@ fn decide_run(desired: &Desired, local: &Local, decision: &mut Decision) {
     }
     if desired.run != local.run {
         decision.actions.push(match desired.run {
+            // The resync starts it.
+            DesiredRun::Running if local.resyncing == Resyncing::Filling => return,
             DesiredRun::Running => Action::Start,
             DesiredRun::Stopped => Action::Stop,
             DesiredRun::Unmanaged => Action::LeaveToOperator,

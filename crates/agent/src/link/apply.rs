@@ -123,7 +123,7 @@ async fn pass(link: &Link) -> Passed {
         let what = words(&action);
         link.state().progress = Some(what.clone());
         link.publish();
-        match carry_out(link, action).await {
+        match carry_out(link, accepted.desired.run, action).await {
             Ok(None) => {}
             Ok(Some(progress)) => {
                 goes_on = Some(progress);
@@ -206,23 +206,24 @@ fn words(action: &Action) -> String {
     }
 }
 
-/// Does it; gives what still goes on by itself.
-async fn carry_out(link: &Link, action: Action) -> Result<Option<String>, NodeError> {
+/// Does it; gives what still goes on by itself. `run` is the wish about running that it was decided by.
+async fn carry_out(link: &Link, run: DesiredRun, action: Action) -> Result<Option<String>, NodeError> {
     let node = &link.0.node;
     match action {
-        Action::Resync(encryption) => return resync_member(link, encryption.as_deref()).await,
+        Action::Resync(encryption) => return resync_member(link, run, encryption.as_deref()).await,
         Action::StepDown => node.step_down().await,
         Action::UseCustomerKey(encryption) => use_customer_key(link, &encryption).await,
         Action::RotateMasterKey(_) => operations::rotate_master_key(node, &progress(link)).await.map(drop),
         Action::Start => {
             node.start().await?;
-            ran(link, DesiredRun::Running)
+            // A waiting node is started by being placed, whoever decides afterwards.
+            ran(link, run)
         }
         Action::Stop => {
             node.stop().await?;
-            ran(link, DesiredRun::Stopped)
+            ran(link, run)
         }
-        Action::LeaveToOperator => ran(link, DesiredRun::Unmanaged),
+        Action::LeaveToOperator => ran(link, run),
         Action::Validate(validation) => {
             let validated = validate(link, &validation).await;
             link.state().validated.push(validated);
@@ -235,6 +236,7 @@ async fn carry_out(link: &Link, action: Action) -> Result<Option<String>, NodeEr
 /// Goes on with the resync of this member as far as it goes now.
 async fn resync_member(
     link: &Link,
+    run: DesiredRun,
     encryption: Option<&DesiredEncryption>,
 ) -> Result<Option<String>, NodeError> {
     let node = &link.0.node;
@@ -265,11 +267,11 @@ async fn resync_member(
     };
     match resync::advance(node, &wanted, &(Arc::new(say) as resync::Say)).await? {
         resync::Outcome::Filling(progress) => {
-            ran(link, DesiredRun::Running)?;
+            filling(link, run)?;
             Ok(Some(progress))
         }
         resync::Outcome::Whole => {
-            ran(link, DesiredRun::Running)?;
+            filling(link, run)?;
             link.use_up(&Approval::Resync)?;
             resync::forget(node)?;
             Ok(None)
@@ -277,11 +279,18 @@ async fn resync_member(
     }
 }
 
-/// Remembers which of the server's wishes about running was carried out.
+/// Remembers which of the server's wishes about running was carried out. Not the wish that came meanwhile: that one's
+/// turn is next.
 fn ran(link: &Link, run: DesiredRun) -> Result<(), NodeError> {
-    // A waiting node is started by being placed, whoever decides afterwards.
-    let wanted = link.state().accepted.as_ref().map_or(run, |accepted| accepted.desired.run);
-    remember(link, |applied| applied.run = wanted)
+    remember(link, |applied| applied.run = run)
+}
+
+/// The database was started to be filled. A wish to stop it is still to be carried out.
+fn filling(link: &Link, run: DesiredRun) -> Result<(), NodeError> {
+    match run {
+        DesiredRun::Running | DesiredRun::Unmanaged => ran(link, run),
+        DesiredRun::Stopped => Ok(()),
+    }
 }
 
 fn remember(link: &Link, change: impl FnOnce(&mut Applied)) -> Result<(), NodeError> {

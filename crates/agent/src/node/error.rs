@@ -57,6 +57,9 @@ pub enum NodeError {
         /// What the verdict rests on, when a customer key is the reason.
         class: Option<Class>,
     },
+    /// Somebody wants it running.
+    #[error("the node was asked to start before its stop had ended")]
+    Overtaken,
     /// There is no keystore yet.
     #[error("this node has no keystore yet")]
     NoKeystore,
@@ -123,6 +126,9 @@ impl NodeError {
             Self::State { class: Some(class), .. } => class.hint().to_owned(),
             Self::State { state: NodeState::Stopped, .. } => "keyward node start".to_owned(),
             Self::State { .. } => "see `keyward node status`; mend that, then keyward node start".to_owned(),
+            Self::Overtaken => {
+                "find out who starts it, another operator or its server, and repeat".to_owned()
+            }
             Self::NoKeystore => "start the node once, or restore a snapshot".to_owned(),
             Self::Settings(error) => error.hint().to_owned(),
             Self::NewWayRefused { class, .. } => class.hint().to_owned(),
@@ -164,6 +170,7 @@ impl NodeError {
                     "NODE_STATE"
                 }
             },
+            Self::Overtaken => "NODE_STATE",
             Self::NoKeystore => "NO_KEYSTORE",
             Self::Settings(_) => "CUSTOMER_KEY_SETTINGS",
             Self::NewWayRefused { .. } => "CUSTOMER_KEY_UNSUITABLE",
@@ -195,6 +202,7 @@ impl NodeError {
             | Self::KeyIdentifier(_)
             | Self::WrongAnswer { .. }
             | Self::Busy(_)
+            | Self::Overtaken
             | Self::NoKeystore
             | Self::Settings(_)
             | Self::NewWayRefused { .. }

@@ -155,6 +155,7 @@ impl Shell {
             shared.since = self.node.0.clock.now();
         }
         shared.reason = reason;
+        shared.wanted = self.lifecycle.wanted();
         shared.engine_gone = matches!(self.lifecycle.engine(), EnginePhase::Down) && shared.process.is_none();
         shared.engine_up = matches!(self.lifecycle.engine(), EnginePhase::Up { .. });
         shared.unlocking = matches!(self.lifecycle.keys(), Keys::Unlocking { .. });

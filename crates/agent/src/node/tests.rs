@@ -190,6 +190,27 @@ async fn the_engine_is_stopped_while_its_keys_are_still_in_memory() {
     agent.end().await;
 }
 
+/// The engine is gone for no time at all in between: who asked for the stop hears of the start, and does not wait for
+/// ever.
+#[tokio::test]
+async fn a_stop_that_a_start_overtakes_ends() {
+    let world = World::new();
+    let agent = world.agent();
+    agent.until_state(NodeState::Running).await;
+    let node = agent.node.clone();
+    *world.engine.on_stop.lock().unwrap() = Some(Box::new(move || {
+        let node = node.clone();
+        drop(tokio::spawn(async move { node.start().await }));
+    }));
+    let stopped = tokio::time::timeout(Duration::from_secs(20), agent.node.stop()).await.unwrap();
+    assert!(matches!(stopped, Err(crate::NodeError::Overtaken)), "{stopped:?}");
+    agent.until_state(NodeState::Running).await;
+    *world.engine.on_stop.lock().unwrap() = None;
+    agent.node.stop().await.unwrap();
+    assert_eq!(agent.node.status().state, NodeState::Stopped);
+    agent.end().await;
+}
+
 /// The key answers again, and something else is taken in before that is: else the next outage would be taken for the
 /// revocation that is over.
 #[tokio::test]

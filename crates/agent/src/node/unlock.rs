@@ -160,6 +160,7 @@ fn failure(error: &NodeError) -> UnlockFailure {
         | NodeError::WrongAnswer { .. }
         | NodeError::Busy(_)
         | NodeError::State { .. }
+        | NodeError::Overtaken
         | NodeError::NoKeystore
         | NodeError::NoCustomerKey
         | NodeError::NewWayRefused { .. }

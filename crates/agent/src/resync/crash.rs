@@ -274,8 +274,8 @@ socket = "{dir}/admin.sock"
     }
 
     /// Whether the member was emptied and runs, encrypted, and nothing of the resync is left.
-    fn whole(&self, agent: &Agent) -> bool {
-        let status = agent.node.status();
+    fn whole(&self, node: &NodeHandle) -> bool {
+        let status = node.status();
         status.state == NodeState::Running
             && status.customer_key.is_some_and(|key| key.key_identifier.to_string() == KEY)
             && !self.path("state/resync.json").exists()
@@ -329,23 +329,23 @@ async fn killed_after(operations: usize) -> bool {
     let world = World::new(true);
     let (agent, disk) = world.agent(operations);
     eprintln!("{operations}: begun");
-    let mut ended = false;
-    agent
-        .until("killed or whole", || {
-            ended = world.whole(&agent);
-            ended || disk.left.load(Ordering::SeqCst) == 0
-        })
-        .await;
+    let over = || disk.left.load(Ordering::SeqCst) == 0 || world.whole(&agent.node);
+    agent.until("killed or whole", over).await;
     // What was begun before the last operation ends in errors.
     tokio::time::sleep(Duration::from_millis(10)).await;
+    let node = agent.node.clone();
     agent.end().await;
+    // The last operation may have been the one that ended it.
+    let ended = world.whole(&node);
     let mut wrong = std::mem::take(&mut *disk.world.wrong.lock().unwrap());
     if !ended && world.phase().is_none_or(|phase| matches!(phase, Phase::Begun | Phase::Stopping)) {
         assert!(world.untouched(), "killed after {operations}: deleted too early");
     }
     eprintln!("{operations}: killed");
     let (agent, disk) = world.living();
-    agent.until(&format!("whole after a kill after {operations} operations"), || world.whole(&agent)).await;
+    agent
+        .until(&format!("whole after a kill after {operations} operations"), || world.whole(&agent.node))
+        .await;
     wrong.append(&mut disk.world.wrong.lock().unwrap());
     assert_eq!(wrong, [""; 0], "killed after {operations} operations");
     assert_eq!(world.engine.operators.bad_starts.load(Ordering::SeqCst), 0, "killed after {operations}");
@@ -396,7 +396,7 @@ async fn without_approval_nothing_is_stopped_or_deleted_and_approval_is_used_up(
     let (agent, _) = world.living();
     agent.held_back("the server wants").await;
     agent.link.approve(None).await.unwrap();
-    agent.until("whole", || world.whole(&agent)).await;
+    agent.until("whole", || world.whole(&agent.node)).await;
     let approved = fs::read_to_string(world.path("state/server/approved.json")).unwrap();
     assert_eq!(approved.trim(), "[]", "it let this one through, and not the next");
     drop(disk);
@@ -468,7 +468,7 @@ async fn a_set_that_broke_meanwhile_keeps_what_is_left_of_the_data() {
     agent.end().await;
     *world.engine.operators.primarys_answer.lock().unwrap() = Some(whole_set(1));
     let (agent, disk) = world.living();
-    agent.until("whole", || world.whole(&agent)).await;
+    agent.until("whole", || world.whole(&agent.node)).await;
     assert_eq!(*disk.world.wrong.lock().unwrap(), [""; 0]);
     agent.end().await;
 }
@@ -485,7 +485,7 @@ async fn a_customer_key_that_does_not_work_stops_nobody() {
     agent.end().await;
     world.service.set(None);
     let (agent, _) = world.living();
-    agent.until("whole", || world.whole(&agent)).await;
+    agent.until("whole", || world.whole(&agent.node)).await;
     agent.end().await;
 }
 
@@ -526,7 +526,7 @@ async fn a_database_that_somebody_starts_again_is_told_of() {
     agent.end().await;
     world.desire(true, false);
     let (agent, disk) = world.living();
-    agent.until("whole", || world.whole(&agent)).await;
+    agent.until("whole", || world.whole(&agent.node)).await;
     assert_eq!(*disk.world.wrong.lock().unwrap(), [""; 0]);
     agent.end().await;
 }

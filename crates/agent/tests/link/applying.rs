@@ -113,6 +113,34 @@ async fn a_waiting_node_is_placed_and_follows_the_key_the_secret_and_the_rotatio
     agent.stop_all().await
 }
 
+/// The server changes its mind while the start that it asked for is still waiting for the vault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wish_that_comes_while_another_is_carried_out_is_carried_out_after_it() -> Result<()> {
+    let world = World::new().await?;
+    let server = Server::start(&world.path("server")).await?;
+    let agent = Agent::start(world.config("n")?.1).await?;
+    until_state(&agent.client, NodeState::Running).await?;
+    let node = join(&agent.client, &server.token().await?).await?;
+    let mut wanted = desired(Some(encryption(&world, &world.key_identifier)?));
+    wanted.run = DesiredRun::Stopped;
+    until_done(&agent.client, server.desire(node, &wanted).await?).await?;
+
+    world.vault.admin.set_fault(FaultKind::Slow, None).await?;
+    wanted.run = DesiredRun::Running;
+    server.desire(node, &wanted).await?;
+    let starting = |link: &keyward_model::status::LinkStatus| {
+        link.progress.as_deref().is_some_and(|doing| doing.contains("starting"))
+    };
+    until_link(&agent.client, "a start", starting).await?;
+    wanted.run = DesiredRun::Stopped;
+    let revision = server.desire(node, &wanted).await?;
+    until_link(&agent.client, "accepted", |link| link.accepted_revision == revision).await?;
+    world.vault.admin.clear_faults().await?;
+    let status = until_done(&agent.client, revision).await?;
+    assert_eq!((status.state, status.engine), (NodeState::Stopped, None), "{}", status.reason);
+    agent.stop_all().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_outside_the_pins_waits_for_the_host() -> Result<()> {
     let world = World::new().await?;

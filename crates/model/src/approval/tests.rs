@@ -88,7 +88,10 @@ fn carry_out(mut local: Local, decision: &Decision, desired: &Desired) -> Local 
                     local.has_keystore = true;
                 }
                 (local.unencrypted, local.resyncing) = (false, Resyncing::No);
-                (local.waits_for_server, local.run) = (false, desired.run);
+                local.waits_for_server = false;
+                if desired.run != DesiredRun::Stopped {
+                    local.run = desired.run;
+                }
             }
             Action::Validate(validation) => {
                 local.validated.insert(validation.id.clone());
@@ -226,10 +229,9 @@ proptest! {
                     prop_assert!(desired.step_down && local.primary);
                     prop_assert!(!local.unencrypted || approvals.contains(&Approval::Resync));
                 }
-                Action::UseCustomerKey(_)
-                | Action::Start
-                | Action::Stop
-                | Action::LeaveToOperator => prop_assert!(!untouched),
+                // What is filled is started by its resync alone: who stops it right after that is not overruled.
+                Action::Start => prop_assert!(!untouched && local.resyncing == Resyncing::No),
+                Action::UseCustomerKey(_) | Action::Stop | Action::LeaveToOperator => prop_assert!(!untouched),
                 Action::RotateMasterKey(_) => {}
                 Action::Validate(_) => {}
             }
