@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Cut off anywhere, the copy names the key that the keystore is under. One of an older generation than the
-//! newest seen (put back, or never written) may name a key that the node has left, and is not believed.
+//! newest seen (put back, or never written) may name a key that the node has left, and is not believed; unless which
+//! one that is cannot be read.
 
 use std::path::{Path, PathBuf};
 
@@ -122,10 +123,14 @@ impl Canaries {
         &self.canaries
     }
 
-    /// The copy, if it is this node's and as new as the newest keystore seen.
+    /// The copy, if it is this node's and as new as the newest keystore seen. Where that is damaged, the copy is all
+    /// there is: one file that is broken must not hide a revocation.
     pub fn believed(memory: &Memory) -> Result<Self, CanariesError> {
         let copy = Self::stored(memory)?.ok_or(CanariesError::Missing)?;
-        let claim = memory.claim()?.filter(|claim| claim.node_id == copy.node_id);
+        let claim = match memory.claim() {
+            Err(error) if error.is_of_one_file() => return Ok(copy),
+            claim => claim?.filter(|claim| claim.node_id == copy.node_id),
+        };
         let claim = claim.ok_or(CanariesError::OtherNode(copy.node_id))?;
         if copy.generation < claim.seen_generation {
             return Err(CanariesError::Older { found: copy.generation, seen: claim.seen_generation });

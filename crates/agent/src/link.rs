@@ -39,6 +39,7 @@ use crate::{
     memory::MemoryError,
     node::{KeyAccess, NextKey, NodeError, NodeHandle, Parts},
 };
+pub(crate) use files::FOLDER;
 use files::{Accepted, Applied, Joined, LinkFiles};
 
 /// The approval of a keystore that the agent's memory does not know.

@@ -1,7 +1,8 @@
 //! What the agent remembers outside DBPATH, in `state_dir`.
 //!
 //! Owns the node's identity, the highest keystore generation seen, what the operator wants, the judgement and how
-//! to find the engine again. Nothing here is secret; losing it is told, never papered over.
+//! to find the engine again. Nothing here is secret; losing it is told, never papered over. What the agent can do
+//! without keeps it from nothing when it is damaged: beside a running database it has a revocation to see.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{blocking, disk, disk::Disk, engine::EngineRecord};
+
+/// What a file is called, in the place of `json`, that could not be read.
+const SET_ASIDE: &str = "damaged";
 
 /// Which node this is, and the newest keystore it ever had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +99,16 @@ impl MemoryError {
             }
         }
     }
+
+    /// Whether the file itself is to blame, not its folder or the whole disk.
+    pub(crate) fn is_of_one_file(&self) -> bool {
+        match self {
+            MemoryError::Io { source, .. } => {
+                source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            MemoryError::Damaged { .. } => true,
+        }
+    }
 }
 
 /// `state_dir`, locked for this agent.
@@ -123,10 +137,25 @@ impl Memory {
         self.write("node.json", claim)
     }
 
-    /// What the operator wants; running, unless something else was said.
+    /// What the operator wants; running, unless something else was said. Where it cannot be read, what was last: an
+    /// engine that was started and did not end is wanted.
     pub fn wanted(&self) -> Result<Option<Wanted>, MemoryError> {
-        let desired: Option<Desired> = self.read("wanted.json")?;
-        Ok(desired.map(|desired| if desired.running { Wanted::Running } else { Wanted::Stopped }))
+        let file = "wanted.json";
+        match self.read::<Desired>(file) {
+            Ok(desired) => {
+                Ok(desired.map(|desired| if desired.running { Wanted::Running } else { Wanted::Stopped }))
+            }
+            Err(error) if error.is_of_one_file() => {
+                // Unreadable as well: it may run.
+                let ran = self.engine().map_or(true, |engine| engine.is_some());
+                let wanted = if ran { Wanted::Running } else { Wanted::Stopped };
+                self.alone(|| self.set_aside(file, &error))?;
+                tracing::warn!(?wanted, "whether the node is to run is taken from whether it ran");
+                self.set_wanted(wanted)?;
+                Ok(Some(wanted))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Remembers it.
@@ -136,7 +165,7 @@ impl Memory {
 
     /// The verdict as an earlier agent left it.
     pub fn judged(&self) -> Result<Judged, MemoryError> {
-        Ok(self.read("judgement.json")?.unwrap_or_default())
+        Ok(self.read_or_set_aside("judgement.json")?.unwrap_or_default())
     }
 
     /// Remembers it.
@@ -162,7 +191,7 @@ impl Memory {
 
     /// Snapshots that this node took, oldest first.
     pub fn snapshots(&self) -> Result<Vec<ObservedSnapshot>, MemoryError> {
-        Ok(self.read("snapshots.json")?.unwrap_or_default())
+        Ok(self.read_or_set_aside("snapshots.json")?.unwrap_or_default())
     }
 
     /// Remembers them.
@@ -219,6 +248,27 @@ impl Memory {
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
         // Reading may finish a replacement that a power cut left half done: a change as well.
         self.alone(|| self.read_alone(name))
+    }
+
+    /// A JSON file of `dir` that the agent can do without. One that cannot be understood is set aside, and told: an
+    /// agent that does not start for it would see no revocation.
+    pub(crate) fn read_or_set_aside<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, MemoryError> {
+        self.alone(|| match self.read_alone(name) {
+            Err(error) if error.is_of_one_file() => self.set_aside(name, &error).map(|()| None),
+            read => read,
+        })
+    }
+
+    /// Moves a file out of the way, under a name that [`set_aside`] finds.
+    fn set_aside(&self, name: &str, why: &MemoryError) -> Result<(), MemoryError> {
+        let path = self.dir.join(name);
+        let aside = path.with_extension(SET_ASIDE);
+        tracing::error!("{}: it is set aside as {}", crate::node::chain(why), aside.display());
+        let moved = self.disk.rename(&path, &aside).and_then(|()| self.disk.sync_dir(&self.dir));
+        moved.map_err(io_error(&path, "set aside"))
     }
 
     fn read_alone<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, MemoryError> {
@@ -289,6 +339,13 @@ impl Memory {
     }
 }
 
+/// Files of `dir` that could not be read and were set aside. None where `dir` cannot be listed.
+pub(crate) fn set_aside(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
+    let entries = disk.list(dir).unwrap_or_default();
+    let paths = entries.into_iter().map(|entry| dir.join(entry.name));
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == SET_ASIDE)).collect()
+}
+
 fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> MemoryError {
     let path = path.to_owned();
     move |source| MemoryError::Io { path, what, source }
@@ -298,6 +355,18 @@ fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Memory
 mod tests {
     use super::*;
     use crate::disk::HostDisk;
+
+    /// What befell the whole disk or folder is no reason to go on as if nothing had been remembered.
+    #[test]
+    fn only_what_befell_one_file_is_set_aside() {
+        let of_one_file =
+            |errno: rustix::io::Errno| io_error(Path::new("x.json"), "read")(errno.into()).is_of_one_file();
+        use rustix::io::Errno;
+        assert!(of_one_file(Errno::IO));
+        for errno in [Errno::ACCESS, Errno::NOSPC, Errno::ROFS, Errno::STALE, Errno::ISDIR, Errno::MFILE] {
+            assert!(!of_one_file(errno), "{errno}");
+        }
+    }
 
     /// Probes, unwraps and operations each remember a judgement, and none waits for the other.
     #[test]

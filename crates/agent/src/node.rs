@@ -765,6 +765,8 @@ fn key_socket(config: &Config) -> PathBuf {
 }
 
 #[cfg(test)]
+mod damaged_tests;
+#[cfg(test)]
 pub(crate) mod doubles;
 #[cfg(test)]
 mod fault_tests;

@@ -84,17 +84,20 @@ pub(super) struct LinkFiles {
     memory: Memory,
 }
 
+/// The folder in `state_dir`.
+pub(crate) const FOLDER: &str = "server";
+
 const SECRET_PREFIX: &str = "client-secret-";
 
 impl LinkFiles {
     /// Those of the node with this `state_dir`.
     pub(super) fn open(state_dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, MemoryError> {
-        let dir = state_dir.join("server");
+        let dir = state_dir.join(FOLDER);
         Ok(Self { memory: Memory::open(&dir, disk)?, dir })
     }
 
     pub(super) fn joined(&self) -> Result<Option<Joined>, MemoryError> {
-        self.memory.read("link.json")
+        self.memory.read_or_set_aside("link.json")
     }
 
     pub(super) fn set_joined(&self, joined: &Joined) -> Result<(), MemoryError> {
@@ -102,7 +105,7 @@ impl LinkFiles {
     }
 
     pub(super) fn accepted(&self) -> Result<Option<Accepted>, MemoryError> {
-        self.memory.read("desired.json")
+        self.memory.read_or_set_aside("desired.json")
     }
 
     pub(super) fn set_accepted(&self, accepted: &Accepted) -> Result<(), MemoryError> {
@@ -110,7 +113,7 @@ impl LinkFiles {
     }
 
     pub(super) fn applied(&self) -> Result<Applied, MemoryError> {
-        Ok(self.memory.read("applied.json")?.unwrap_or_default())
+        Ok(self.memory.read_or_set_aside("applied.json")?.unwrap_or_default())
     }
 
     pub(super) fn set_applied(&self, applied: &Applied) -> Result<(), MemoryError> {
@@ -118,7 +121,7 @@ impl LinkFiles {
     }
 
     pub(super) fn approvals(&self) -> Result<BTreeSet<Approval>, MemoryError> {
-        Ok(self.memory.read("approved.json")?.unwrap_or_default())
+        Ok(self.memory.read_or_set_aside("approved.json")?.unwrap_or_default())
     }
 
     pub(super) fn set_approvals(&self, approvals: &BTreeSet<Approval>) -> Result<(), MemoryError> {

@@ -14,7 +14,8 @@ use super::{NodeError, NodeHandle, Posted, chain, key_socket, revoked_by, unlock
 use crate::{
     config::Initial,
     engine::{EngineError, EngineProcess, EngineRecord, Launch},
-    memory::StartedEngine,
+    link,
+    memory::{self, StartedEngine},
     notify, preflight,
 };
 
@@ -34,10 +35,18 @@ pub struct Shell {
 impl Shell {
     pub(super) fn new(node: NodeHandle, posted: mpsc::UnboundedReceiver<Posted>) -> Result<Self, NodeError> {
         let config = node.config();
-        let never_had_one = node.0.memory.claim()?.is_none_or(|claim| claim.seen_generation == 0);
+        let never_had_one = match node.0.memory.claim() {
+            Ok(claim) => claim.is_none_or(|claim| claim.seen_generation == 0),
+            // Told when the keystore is opened, which nothing vouches for now. A database that runs goes on.
+            Err(error) if error.is_of_one_file() => false,
+            Err(error) => return Err(error.into()),
+        };
         let waits_for_restore = config.initial == Initial::Restore && never_had_one;
         let (wanted, reason) = match node.0.memory.wanted()? {
-            _ if node.refuse_unencrypted().is_err() => (Wanted::Stopped, "its data is not encrypted"),
+            // What else is wrong with what is remembered of a resync is told when something is to be opened or started.
+            _ if matches!(node.refuse_unencrypted(), Err(NodeError::Unencrypted(_))) => {
+                (Wanted::Stopped, "its data is not encrypted")
+            }
             Some(wanted) => (wanted, "the operator stopped it"),
             None if waits_for_restore => (Wanted::Stopped, "waiting for `keyward node restore`"),
             None if config.initial == Initial::Server && never_had_one => {
@@ -53,6 +62,7 @@ impl Shell {
 
     /// Decides until `shutdown`. The engine runs on afterwards; the keys are wiped.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        self.tell_what_was_set_aside();
         // For status and probes; what is wrong with it is said when it is needed.
         if let Err(error) = unlock::load(&self.node).await {
             unlock::note_keystore(&self.node, Some(&error));
@@ -92,6 +102,22 @@ impl Shell {
         }
         self.node.wipe_keys();
         self.node.remembered().await;
+    }
+
+    fn tell_what_was_set_aside(&self) {
+        let state_dir = &self.node.config().state_dir;
+        let disk = self.node.disk();
+        let aside = [state_dir.clone(), state_dir.join(link::FOLDER)]
+            .iter()
+            .flat_map(|dir| memory::set_aside(&*disk, dir))
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>();
+        let text = format!(
+            "what the agent remembered could not be read and was set aside: {}; see the log for what it does without \
+             it and docs/guides/lost-keystore.md, then remove what was set aside",
+            aside.join(", ")
+        );
+        self.node.set_note("set aside", (!aside.is_empty()).then_some(text));
     }
 
     async fn find_engine(&self) -> Event {
