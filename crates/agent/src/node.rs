@@ -117,6 +117,8 @@ struct Shared {
     engine_up: bool,
     /// Whether the master key is being asked for.
     unlocking: bool,
+    /// Whether the vault is being asked for it: what comes before and after may wait for a disk.
+    asking_vault: bool,
     /// Whether the keystore on disk could not be opened, whatever the vault said.
     keystore_unusable: bool,
     process: Option<Arc<dyn EngineProcess>>,
@@ -182,6 +184,7 @@ impl NodeHandle {
             engine_gone: true,
             engine_up: false,
             unlocking: false,
+            asking_vault: false,
             keystore_unusable: false,
             process: None,
             engine_version: String::new(),

@@ -75,7 +75,11 @@ async fn waited(node: &NodeHandle, shutdown: &CancellationToken) -> bool {
 
 async fn once(node: &NodeHandle, last_check_ms: &mut u64) {
     // Asking for the master key is a probe of its own.
-    if node.shared().unlocking || node.shared().state == NodeState::WaitingForCustomerKey {
+    let asked = {
+        let shared = node.shared();
+        shared.asking_vault || shared.state == NodeState::WaitingForCustomerKey
+    };
+    if asked {
         return;
     }
     node.probe().await;

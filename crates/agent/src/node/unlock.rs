@@ -87,13 +87,28 @@ pub(super) async fn create_beside_data(node: &NodeHandle) -> Result<(), NodeErro
 
 async fn open(node: &NodeHandle) -> Result<(), NodeError> {
     let view = node.0.keyring.view().ok_or(NodeError::NoKeystore)?;
-    let mut unwrapped = wrap::unwrap_either(&node.access(), &view.wraps, || node.0.clock.now()).await?;
+    let access = node.access();
+    let unwrapping = wrap::unwrap_either(&access, &view.wraps, || node.0.clock.now());
+    let mut unwrapped = asking(node, unwrapping).await?;
     node.note_evidence(unwrapped.evidence);
     let now = node.0.clock.now();
     node.with_keyring(move |keyring| {
         keyring.open(&mut unwrapped.bytes, &unwrapped.key_identifier.to_string(), now)
     })
     .await
+}
+
+/// Asks the vault. It is not probed meanwhile.
+async fn asking<T>(node: &NodeHandle, vault: impl Future<Output = T>) -> T {
+    struct Asked<'a>(&'a NodeHandle);
+    impl Drop for Asked<'_> {
+        fn drop(&mut self) {
+            self.0.shared().asking_vault = false;
+        }
+    }
+    node.shared().asking_vault = true;
+    let _asked = Asked(node);
+    vault.await
 }
 
 async fn create(node: &NodeHandle, node_id: NodeId) -> Result<(), NodeError> {

@@ -211,6 +211,21 @@ async fn a_revocation_is_seen_while_neither_keystore_nor_copy_can_be_read() {
     agent.end().await;
 }
 
+/// The master key is being asked for, and that waits for the disk before it has asked anybody: probes go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_revocation_is_seen_while_the_disk_holds_up_the_unlock() {
+    let world = World::new();
+    world.left_running().await;
+    let (agent, switch) = world.agent_on_hanging();
+    switch.hang(&world.path("state/resync"));
+    agent.until("found", |status| status.state == NodeState::Running).await;
+    world.service.set(Some(Class::KeyDisabled));
+    let revoked = tokio::time::timeout(Duration::from_secs(30), agent.until_state(NodeState::StoppedRevoked));
+    assert!(revoked.await.expect("it is obeyed").engine.is_none());
+    switch.answer();
+    agent.end().await;
+}
+
 /// The disk hangs when the copy is read for the first time: told, and read once it answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_copy_that_does_not_answer_is_told_and_read_later() {
