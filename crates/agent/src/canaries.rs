@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Cut off anywhere, the copy names the key that the keystore is under. One of an older generation than the
-//! newest seen (put back, or never written) may name a key that the node has left, and is not believed; unless which
-//! one that is cannot be read.
+//! newest seen (put back, or never written) may name a key that the node has left, and is not believed. Where
+//! the file that says which is the newest is damaged, the copy is believed as it is.
 
 use std::path::{Path, PathBuf};
 

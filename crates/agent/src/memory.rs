@@ -95,7 +95,8 @@ impl MemoryError {
             }
             MemoryError::Io { .. } => "check owner, permissions and health of that path",
             MemoryError::Damaged { .. } => {
-                "nothing was overwritten; take the file from a backup, or remove it and run `keyward node approve`"
+                "nothing was overwritten; take the file from a backup, or see docs/guides/lost-keystore.md before it is \
+                 removed"
             }
         }
     }
@@ -141,21 +142,20 @@ impl Memory {
     /// engine that was started and did not end is wanted.
     pub fn wanted(&self) -> Result<Option<Wanted>, MemoryError> {
         let file = "wanted.json";
-        match self.read::<Desired>(file) {
-            Ok(desired) => {
-                Ok(desired.map(|desired| if desired.running { Wanted::Running } else { Wanted::Stopped }))
-            }
+        let desired = self.alone(|| match self.read_alone(file) {
             Err(error) if error.is_of_one_file() => {
                 // Unreadable as well: it may run.
-                let ran = self.engine().map_or(true, |engine| engine.is_some());
-                let wanted = if ran { Wanted::Running } else { Wanted::Stopped };
-                self.alone(|| self.set_aside(file, &error))?;
-                tracing::warn!(?wanted, "whether the node is to run is taken from whether it ran");
-                self.set_wanted(wanted)?;
-                Ok(Some(wanted))
+                let running =
+                    self.read_alone::<StartedEngine>("engine.json").map_or(true, |engine| engine.is_some());
+                self.set_aside(file, &error)?;
+                tracing::warn!(running, "whether the node is to run is taken from whether it ran");
+                let desired = Desired { running };
+                self.write_alone(file, &desired)?;
+                Ok(Some(desired))
             }
-            Err(error) => Err(error),
-        }
+            desired => desired,
+        })?;
+        Ok(desired.map(|desired| if desired.running { Wanted::Running } else { Wanted::Stopped }))
     }
 
     /// Remembers it.
@@ -262,7 +262,7 @@ impl Memory {
         })
     }
 
-    /// Moves a file out of the way, under a name that [`set_aside`] finds.
+    /// Moves a file out of the way, under a name that [`files_set_aside`] finds.
     fn set_aside(&self, name: &str, why: &MemoryError) -> Result<(), MemoryError> {
         let path = self.dir.join(name);
         let aside = path.with_extension(SET_ASIDE);
@@ -340,7 +340,7 @@ impl Memory {
 }
 
 /// Files of `dir` that could not be read and were set aside. None where `dir` cannot be listed.
-pub(crate) fn set_aside(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_set_aside(disk: &dyn Disk, dir: &Path) -> Vec<PathBuf> {
     let entries = disk.list(dir).unwrap_or_default();
     let paths = entries.into_iter().map(|entry| dir.join(entry.name));
     paths.filter(|path| path.extension().is_some_and(|extension| extension == SET_ASIDE)).collect()

@@ -320,10 +320,9 @@ fn decide_run(desired: &Desired, local: &Local, decision: &mut Decision) {
         }
         return;
     }
-    if desired.run != local.run {
+    let its_resync_starts_it = desired.run == DesiredRun::Running && local.resyncing == Resyncing::Filling;
+    if desired.run != local.run && !its_resync_starts_it {
         decision.actions.push(match desired.run {
-            // The resync starts it.
-            DesiredRun::Running if local.resyncing == Resyncing::Filling => return,
             DesiredRun::Running => Action::Start,
             DesiredRun::Stopped => Action::Stop,
             DesiredRun::Unmanaged => Action::LeaveToOperator,

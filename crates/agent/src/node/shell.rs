@@ -1,6 +1,6 @@
 //! The one task that decides for the node, and carries the decisions out.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use keyward_keys::KeyId;
 use keyward_model::{
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NodeError, NodeHandle, Posted, chain, key_socket, revoked_by, unlock};
 use crate::{
+    blocking,
     config::Initial,
     engine::{EngineError, EngineProcess, EngineRecord, Launch},
     link,
@@ -107,11 +108,10 @@ impl Shell {
     fn tell_what_was_set_aside(&self) {
         let state_dir = &self.node.config().state_dir;
         let disk = self.node.disk();
-        let aside = [state_dir.clone(), state_dir.join(link::FOLDER)]
-            .iter()
-            .flat_map(|dir| memory::set_aside(&*disk, dir))
-            .map(|path| path.display().to_string())
-            .collect::<Vec<_>>();
+        let dirs = [state_dir.clone(), state_dir.join(link::FOLDER)];
+        let found = |dir: &PathBuf| memory::files_set_aside(&*disk, dir);
+        let aside = blocking::apart(|| dirs.iter().flat_map(found).collect::<Vec<_>>());
+        let aside = aside.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         let text = format!(
             "what the agent remembered could not be read and was set aside: {}; see the log for what it does without \
              it and docs/guides/lost-keystore.md, then remove what was set aside",
